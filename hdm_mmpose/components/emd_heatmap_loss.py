@@ -1,0 +1,176 @@
+"""The Earth Mover's Distance between predicted heatmaps and annotated dots, as an MMPose loss."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from mmpose.registry import MODELS
+from torch import Tensor, nn
+
+from hdm_mmpose.transport import EMDOptions, build_ground_distance, build_supplier, centroid, cross_entropy, emd
+
+REDUCTIONS = ('mean', 'sum', 'none')
+
+
+@MODELS.register_module()
+class EMDHeatmapLoss(nn.Module):
+    r"""Heatmap distribution matching (Qu et al., NeurIPS 2022, Eq. 5).
+
+    Each heatmap, read as a distribution over its cells by the ``supplier`` rule, is compared with the dot's four
+    demanders; the value is the transport cost ``<C, p>`` in heatmap cells.
+
+    The paper's own setting is ``EMDHeatmapLoss(entropic_lambda=1, cell_size=4, potential='shannon', supplier='relu',
+    solver='sinkhorn', num_iters=1000, reduction='sum')`` (``cell_size=1`` if its cost is meant in cells: it does not say).
+
+    Note:
+        - batch size: B, keypoints: K, heatmap: H x W cells, centres at integers, coordinates x then y
+        - the loss does not change when a map is scaled (softplus: for large values), so the maximum of a map means
+          nothing: decode with ``SubPixelDecoder`` under the same ``supplier``
+        - computed in float32 also inside autocast
+
+    Args:
+        epsilon (float): entropic parameter in heatmap cells; ``1 / (lambda g)`` in the paper's letters. Default: 0.25,
+            unless ``entropic_lambda`` is given.
+        potential (str): which gradient, ``'shannon'`` (Eq. 2), ``'product'`` or ``'sharp'``
+            (``hdm_mmpose.transport.gradient``).
+        supplier (str | dict): ``'relu'`` (Eq. 3), ``'softplus'``, ``'softmax'``, ``'relu_surrogate'``, or a dict with
+            ``type`` and ``sharpness`` (``hdm_mmpose.transport.suppliers``). The decoder must name the same.
+        solver (str): ``'newton'``, exact in a few steps, or ``'sinkhorn'`` with ``num_iters`` iterations.
+        num_iters (int): Sinkhorn iterations; ``'newton'`` does not use it.
+        unbiased (bool): demander masses whose problem is minimised by the dot itself; ``'product'`` only.
+        ground_distance (str | dict): ``'euclidean'`` (the paper) or ``'saturated'``, as a dict with ``scale`` in cells.
+        use_target_weight (bool): whether ``target_weights`` counts.
+        reduction (str): ``'mean'`` over B x K; ``'sum'`` over K and mean over B (Eq. 5); ``'none'`` gives (B, K).
+        loss_weight (float): factor on the result.
+        cross_entropy_weight (float): adds that much of the cross-entropy between suppliers and dot, in nats; needs a rule
+            under which every cell has mass.
+        entropic_lambda (float, optional): the paper's ``lambda`` in 1 / (input pixel), instead of ``epsilon``; needs
+        cell_size (float, optional): the paper's ``g``, input pixels per heatmap cell (the stride).
+
+    Raises:
+        ValueError: an unknown name, a number out of range, or ``epsilon`` together with ``entropic_lambda``.
+    """
+
+    def __init__(
+        self,
+        epsilon: float | None = None,
+        potential: str = 'shannon',
+        supplier: str | dict = 'softplus',
+        solver: str = 'newton',
+        num_iters: int = 1000,
+        unbiased: bool = False,
+        ground_distance: str | dict = 'euclidean',
+        use_target_weight: bool = True,
+        reduction: str = 'mean',
+        loss_weight: float = 1.0,
+        cross_entropy_weight: float = 0.0,
+        entropic_lambda: float | None = None,
+        cell_size: float | None = None,
+    ) -> None:
+        super().__init__()
+        if reduction not in REDUCTIONS:
+            raise ValueError(f'reduction must be one of {REDUCTIONS}, got {reduction!r}')
+        self.options = EMDOptions(
+            epsilon=_epsilon(epsilon, entropic_lambda, cell_size),
+            potential=potential,
+            supplier=build_supplier(supplier),
+            solver=solver,
+            num_iters=num_iters,
+            unbiased=unbiased,
+            ground_distance=build_ground_distance(ground_distance),
+        )
+        self.cross_entropy_weight = _number('cross_entropy_weight', cross_entropy_weight, least=0)
+        if self.cross_entropy_weight and not self.options.supplier.positive:
+            raise ValueError(
+                f'cross_entropy_weight must be 0 with supplier {self.options.supplier.name!r}, whose cells may have mass 0, '
+                f"got {cross_entropy_weight!r}; use 'softplus' or 'softmax'"
+            )
+        self.use_target_weight = use_target_weight
+        self.reduction = reduction
+        self.loss_weight = _number('loss_weight', loss_weight, least=0)
+
+    def extra_repr(self) -> str:
+        return f'{self.options}, reduction={self.reduction!r}, loss_weight={self.loss_weight}'
+
+    def forward(self, output: Tensor, target: Tensor, target_weights: Tensor | None = None) -> Tensor:
+        """The loss.
+
+        Args:
+            output (Tensor): predicted heatmaps, (B, K, H, W).
+            target (Tensor): dense targets whose centroids are the dots, (B, K, H, W), or the dots themselves in heatmap
+                cells, (B, K, 2).
+            target_weights (Tensor, optional): (B, K) or (B, K, 1); a joint of weight 0 takes no part, whatever its
+                coordinates or map hold.
+
+        Returns:
+            Tensor: a scalar, or (B, K) with ``reduction='none'``. Exactly 0, connected to ``output``, when no joint
+            counts.
+
+        Raises:
+            ValueError: shapes that do not fit together, or NaN in the dots of a joint that counts (dots given as
+                coordinates; checked on the CPU only, since asking a GPU would stall it).
+        """
+        weights = self._weights(output, target_weights)
+        dots = self._dots(output, target, weights).flatten(0, 1)
+        maps = output.flatten(0, 1)
+        # Half precision is lifted inside; autocast must not lower anything again.
+        with torch.autocast(output.device.type, enabled=False):
+            losses = emd(maps, dots, self.options).cost
+            if self.cross_entropy_weight:
+                losses = losses + self.cross_entropy_weight * cross_entropy(maps, dots, self.options.supplier)
+        losses = losses.view(output.shape[:2])
+        if weights is not None:
+            # not a product: 0 * NaN is NaN
+            losses = torch.where(weights > 0, losses * weights, 0)
+        return self._reduce(losses) * self.loss_weight
+
+    def _reduce(self, losses: Tensor) -> Tensor:
+        if self.reduction == 'none':
+            return losses
+        return losses.mean() if self.reduction == 'mean' else losses.sum() / losses.shape[0]
+
+    def _weights(self, output: Tensor, target_weights: Tensor | None) -> Tensor | None:
+        if output.dim() != 4:
+            raise ValueError(f'output must have shape (B, K, H, W), got {tuple(output.shape)}')
+        if not self.use_target_weight or target_weights is None:
+            return None
+        weights = target_weights.squeeze(-1) if target_weights.dim() == 3 else target_weights
+        if weights.shape != output.shape[:2]:
+            raise ValueError(
+                f'target_weights must have shape (B, K) = {tuple(output.shape[:2])}, got {tuple(target_weights.shape)}'
+            )
+        return weights
+
+    def _dots(self, output: Tensor, target: Tensor, weights: Tensor | None) -> Tensor:
+        """(B, K, 2) dots in heatmap cells; those of joints that do not count are set to 0."""
+        wide = target.double() if target.dtype == torch.float64 else target.float()
+        if target.shape == output.shape:
+            return centroid(wide)
+        if target.shape != (*output.shape[:2], 2):
+            raise ValueError(
+                f'target must have the shape of output, {tuple(output.shape)}, or (B, K, 2) = {(*output.shape[:2], 2)}, '
+                f'got {tuple(target.shape)}'
+            )
+        if weights is not None:
+            wide = torch.where(weights[..., None] > 0, wide, 0)
+        if wide.device.type == 'cpu' and not wide.isfinite().all():
+            raise ValueError('target must hold finite coordinates for every joint of positive weight, got NaN or infinity')
+        return wide
+
+
+def _epsilon(epsilon: float | None, entropic_lambda: float | None, cell_size: float | None) -> float:
+    if entropic_lambda is None and cell_size is None:
+        return 0.25 if epsilon is None else epsilon
+    if epsilon is not None:
+        raise ValueError(f'epsilon must be left out when entropic_lambda and cell_size are given, got epsilon = {epsilon!r}')
+    if entropic_lambda is None or cell_size is None:
+        raise ValueError(f'entropic_lambda and cell_size must be given together, got {entropic_lambda!r} and {cell_size!r}')
+    return 1 / (_number('entropic_lambda', entropic_lambda) * _number('cell_size', cell_size))
+
+
+def _number(name: str, value: float, least: float | None = None) -> float:
+    fits = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    if not fits or (value <= 0 if least is None else value < least):
+        raise ValueError(f'{name} must be a finite number {"> 0" if least is None else f">= {least}"}, got {value!r}')
+    return float(value)

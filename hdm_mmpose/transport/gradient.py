@@ -1,0 +1,77 @@
+r"""Three gradients share one plan (paper, supplement C).
+
+The plan, and the logged cost ``<C, p>``, do not depend on how the entropy is written; the gradient with respect to the
+suppliers does.  Each potential is the exact gradient of its own objective:
+
+===========  ===================================================  =====================================================
+potential    objective                                            dObjective / dS_n, up to a constant
+===========  ===================================================  =====================================================
+``product``  ``<C, p> + epsilon KL(p | S x D)``                   ``f_n = -epsilon log sum_m exp((b_m - C_nm) / epsilon)``
+``shannon``  ``<C, p> + epsilon sum p log p`` (Eq. 2 with         ``f_n + epsilon log S_n``
+             ``h(p) = -sum p log p``)
+``sharp``    ``<C, p>`` itself                                    ``c_n - <u, share_n>``, below
+===========  ===================================================  =====================================================
+
+The constant does not matter: suppliers are normalised, and ``pull_back`` subtracts the mean.
+
+``sharp`` differentiates through the optimality condition ``received(b, S) = D``.  With ``c_n = sum_m share_nm C_nm`` the
+cost is ``sum_n S_n c_n``; moving ``S`` moves ``b`` by ``db = -epsilon L^+ sum_n share_n dS_n``, and
+``d<C, p>/db_m = sum_n S_n share_nm (C_nm - c_n) / epsilon =: w_m / epsilon``.  Hence the gradient
+``c_n - <u, share_n>`` with ``L u = w``: one more solve with the Laplacian of Newton's last step.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from .newton import solve_laplacian
+from .result import TransportResult
+
+POTENTIALS = ('shannon', 'product', 'sharp')
+
+
+def supplier_gradient(result: TransportResult, potential: str) -> Tensor:
+    """``dObjective / dS`` (J, N) in cells, up to a constant per joint.
+
+    Where ``S_n = 0`` the ``shannon`` gradient is minus infinity; it is cut off at the logarithm of the smallest normal
+    number of the dtype, and no supplier rule lets it through there.
+    """
+    check_potential(potential)
+    if potential == 'sharp':
+        return _sharp(result)
+    if potential == 'product':
+        return result.supplier_potential
+    suppliers = result.semi_dual.suppliers
+    log_suppliers = suppliers.clamp(min=torch.finfo(suppliers.dtype).tiny).log()
+    return result.supplier_potential + result.semi_dual.epsilon * log_suppliers
+
+
+def objective(result: TransportResult, potential: str) -> Tensor:
+    """(J,) the value that ``supplier_gradient`` is the gradient of, in cells."""
+    check_potential(potential)
+    if potential == 'sharp':
+        return result.transport_cost
+    semi_dual = result.semi_dual
+    value = (result.supplier_potential * semi_dual.suppliers).sum(-1)
+    g = torch.where(semi_dual.active, result.b - semi_dual.epsilon * semi_dual.log_mass, 0)  # = dObjective / dD
+    value = value + (g * semi_dual.mass).sum(-1)
+    if potential == 'product':
+        return value
+    entropy = torch.special.entr(semi_dual.suppliers).sum(-1) + torch.special.entr(semi_dual.mass).sum(-1)
+    return value - semi_dual.epsilon * entropy
+
+
+def check_potential(potential: str) -> None:
+    """Raises ValueError for an unknown name."""
+    if potential not in POTENTIALS:
+        raise ValueError(f'potential must be one of {POTENTIALS}, got {potential!r}')
+
+
+def _sharp(result: TransportResult) -> Tensor:
+    semi_dual, share = result.semi_dual, result.share
+    _, exchange = semi_dual.receive(share)
+    deviation = torch.where(share > 0, semi_dual.excess - (result.mean_cost - semi_dual.reference)[:, None], 0)
+    w = (result.plan * deviation).sum(-1)
+    u = solve_laplacian(exchange, torch.where(semi_dual.active, w, 0), semi_dual.mass)
+    return result.mean_cost - (u[..., None] * share).sum(1)

@@ -1,0 +1,227 @@
+"""Supplier rules: how a heatmap is read as a distribution over its cells.
+
+**This is the one place that says so.**  The loss trains, and the decoder reads, the distribution that a rule makes of a
+raw map ``H``; both must name the same rule, otherwise the decoder looks at something that was never trained.
+``python -m hdm_mmpose check CONFIG`` and the hook in our configs compare them.
+
+Every rule has the form ``S_n = m(H_n) / sum_k m(H_k)`` with a non-negative, non-decreasing ``m``.  Its gradient is
+``dL/dH_n = rate_n (a_n - <a, S>)`` with ``a = dL/dS`` and ``rate_n = m'(H_n) / sum_k m(H_k)`` (paper, supplement C, for
+``m = relu``).
+
+=================  ==================================  =======================  ==============================================
+name               m(h)                                scaling H                a map of zeros / of negative values
+=================  ==================================  =======================  ==============================================
+``relu``           max(h, 0): Eq. 3                    no effect                empty: read as uniform, **no gradient** (dead)
+``softplus``       log(1 + exp(sharpness h))           none for large H         uniform / softmax(sharpness H): never empty
+``softmax``        exp(sharpness h)                    sharpens                 uniform / as any other: never empty
+``relu_surrogate`` Eq. 3 forward, softplus' ``m'``     no effect forward        read as uniform, gradient of softplus: revives
+                   in the gradient
+=================  ==================================  =======================  ==============================================
+
+For finite maps up to 1e4 in magnitude masses and gradients are finite.  A map with a NaN or an infinity gives NaN.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+# Below this maximum a map counts as empty: dividing by it would overflow float32 in the gradient.
+EMPTY = 1e-30
+
+
+def _poison(heatmap: Tensor) -> Tensor:
+    """0 for a finite map, NaN for one with a NaN or an infinity; (..., 1, 1)."""
+    return heatmap.sum((-2, -1), keepdim=True) * 0
+
+
+@dataclass(frozen=True)
+class SupplierRule:
+    """Base of the rules.  Rules compare equal when they read every map alike."""
+
+    name: ClassVar[str]
+    positive: ClassVar[bool] = True  # does every cell of every map have mass?
+
+    def masses_and_rate(self, heatmap: Tensor) -> tuple[Tensor, Tensor]:
+        """Supplier masses and the factor ``rate`` of the gradient (see the module).
+
+        Args:
+            heatmap: (..., H, W), float32 or float64.
+
+        Returns:
+            ``S`` (..., H, W), summing to 1 over H x W, and ``rate`` of the same shape.
+        """
+        raise NotImplementedError
+
+    def masses(self, heatmap: Tensor) -> Tensor:
+        """Supplier masses (..., H, W) alone; plain tensor operations, so that exporters can follow them."""
+        return self.masses_and_rate(heatmap)[0]
+
+    def is_empty(self, heatmap: Tensor) -> Tensor:
+        """Which maps (..., H, W) hold no mass at all; bool (...)."""
+        return torch.zeros(heatmap.shape[:-2], dtype=torch.bool, device=heatmap.device)
+
+    def log_masses(self, heatmap: Tensor) -> Tensor:
+        """``log S`` (..., H, W), differentiable, finite however small ``S`` is; only for rules with ``positive``."""
+        raise ValueError(f'supplier {self.name!r} gives cells of mass 0, whose logarithm is minus infinity: '
+                         f"use 'softplus' or 'softmax'")
+
+    def __call__(self, heatmap: Tensor) -> Tensor:
+        """Supplier masses (..., H, W), differentiable; half precision is lifted to float32."""
+        if heatmap.dim() < 2:
+            raise ValueError(f'heatmap must have at least 2 dimensions (..., H, W), got shape {tuple(heatmap.shape)}')
+        lifted = heatmap if heatmap.dtype in (torch.float32, torch.float64) else heatmap.float()
+        return _Supply.apply(lifted, self)
+
+
+class _Supply(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, heatmap: Tensor, rule: SupplierRule) -> Tensor:
+        suppliers, rate = rule.masses_and_rate(heatmap)
+        ctx.save_for_backward(suppliers, rate)
+        return suppliers
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> tuple[Tensor, None]:
+        return pull_back(grad, *ctx.saved_tensors), None
+
+
+def pull_back(grad: Tensor, suppliers: Tensor, rate: Tensor) -> Tensor:
+    """``dL/dH = rate (a - <a, S>)`` from ``a = dL/dS``; all (..., H, W)."""
+    mean = torch.linalg.vecdot(grad.flatten(-2), suppliers.flatten(-2))[..., None, None]
+    return rate * (grad - mean)
+
+
+@dataclass(frozen=True)
+class Relu(SupplierRule):
+    """Eq. 3 of the paper: ``S = relu(H) / ||relu(H)||_1``."""
+
+    name = 'relu'
+    positive = False
+
+    def masses_and_rate(self, heatmap: Tensor) -> tuple[Tensor, Tensor]:
+        mass = heatmap.relu()
+        peak = mass.amax((-2, -1), keepdim=True)
+        empty = peak <= EMPTY
+        # S does not depend on the scale: divide by the peak first, and neither sum nor gradient can leave float32.
+        scale = torch.where(empty, 1, peak)
+        mass = mass / scale
+        total = mass.sum((-2, -1), keepdim=True) + _poison(heatmap)
+        total = torch.where(empty & (total == 0), 1, total)
+        suppliers = torch.where(empty, 1 / (heatmap.shape[-2] * heatmap.shape[-1]) + _poison(heatmap), mass / total)
+        rate = torch.where((mass > 0) & ~empty, 1 / (total * scale), 0)
+        return suppliers, rate
+
+    def masses(self, heatmap: Tensor) -> Tensor:
+        return self.masses_and_rate(heatmap)[0]
+
+    def is_empty(self, heatmap: Tensor) -> Tensor:
+        return heatmap.amax((-2, -1)) <= EMPTY
+
+
+@dataclass(frozen=True)
+class Sharpened(SupplierRule):
+    """A rule with a ``sharpness`` in 1 / (unit of the heatmap)."""
+
+    sharpness: float = 5.0
+
+    def __post_init__(self) -> None:
+        if not (isinstance(self.sharpness, int | float) and 0 < self.sharpness < float('inf')):
+            raise ValueError(f'supplier {self.name!r}: sharpness must be a positive finite number, got {self.sharpness!r}')
+
+
+@dataclass(frozen=True)
+class Softplus(Sharpened):
+    """``m(h) = log(1 + exp(sharpness h))``: like relu for large values, alive below zero."""
+
+    name = 'softplus'
+
+    def masses_and_rate(self, heatmap: Tensor) -> tuple[Tensor, Tensor]:
+        x = self._raised(heatmap)
+        mass = F.softplus(x, threshold=40)
+        total = mass.sum((-2, -1), keepdim=True) + _poison(heatmap)
+        return mass / total, x.sigmoid() * (self.sharpness / total)
+
+    def masses(self, heatmap: Tensor) -> Tensor:
+        mass = F.softplus(self._raised(heatmap), threshold=40)
+        return mass / (mass.sum((-2, -1), keepdim=True) + _poison(heatmap))
+
+    def log_masses(self, heatmap: Tensor) -> Tensor:
+        x = self.sharpness * heatmap
+        floor = torch.finfo(x.dtype).eps ** 0.5
+        # log softplus(x) = x - exp(x) / 2 + O(exp(2 x)); clamps keep the branch not taken finite in the gradient too.
+        low = x - x.clamp(max=0).exp() / 2
+        high = F.softplus(x.clamp(min=math.log(floor)), threshold=40).log()
+        log_mass = torch.where(x < math.log(floor), low, high)
+        return log_mass - torch.logsumexp(log_mass.flatten(-2), -1)[..., None, None]
+
+    def _raised(self, heatmap: Tensor) -> Tensor:
+        """``sharpness * H``, maps whose peak is so low that softplus(x) = exp(x) to rounding raised as a whole.
+
+        For such a map the masses are a softmax, which no common shift changes; without it they would underflow to 0.
+        """
+        x = self.sharpness * heatmap
+        lowest = math.log(torch.finfo(x.dtype).eps)
+        return x - (x.amax((-2, -1), keepdim=True) - lowest).clamp(max=0)
+
+
+@dataclass(frozen=True)
+class Softmax(Sharpened):
+    """``m(h) = exp(sharpness h)``."""
+
+    name = 'softmax'
+
+    def masses_and_rate(self, heatmap: Tensor) -> tuple[Tensor, Tensor]:
+        suppliers = self.masses(heatmap)
+        return suppliers, self.sharpness * suppliers
+
+    def masses(self, heatmap: Tensor) -> Tensor:
+        flat = (self.sharpness * heatmap).flatten(-2)
+        return flat.softmax(-1).view(heatmap.shape) + _poison(heatmap)
+
+    def log_masses(self, heatmap: Tensor) -> Tensor:
+        return (self.sharpness * heatmap).flatten(-2).log_softmax(-1).view(heatmap.shape)
+
+
+@dataclass(frozen=True)
+class ReluSurrogate(Sharpened):
+    """Eq. 3 exactly in the forward pass; the gradient flows as if ``m`` were softplus, so cells and maps at or below 0
+    still learn (a surrogate gradient, as for spiking neurons: Neftci et al., IEEE Signal Processing Magazine 2019)."""
+
+    name = 'relu_surrogate'
+    positive = False
+
+    def masses_and_rate(self, heatmap: Tensor) -> tuple[Tensor, Tensor]:
+        return Relu().masses(heatmap), Softplus(self.sharpness).masses_and_rate(heatmap)[1]
+
+    def masses(self, heatmap: Tensor) -> Tensor:
+        return Relu().masses(heatmap)
+
+    def is_empty(self, heatmap: Tensor) -> Tensor:
+        return Relu().is_empty(heatmap)
+
+
+SUPPLIERS: dict[str, type[SupplierRule]] = {rule.name: rule for rule in (Relu, Softplus, Softmax, ReluSurrogate)}
+
+
+def build_supplier(spec: str | dict | SupplierRule) -> SupplierRule:
+    """A supplier rule from its name, ``dict(type=name, sharpness=...)``, or itself.
+
+    Raises:
+        ValueError: unknown name or option, or a sharpness that is not positive.
+    """
+    if isinstance(spec, SupplierRule):
+        return spec
+    options = {'type': spec} if isinstance(spec, str) else dict(spec) if isinstance(spec, dict) else {}
+    name = options.pop('type', None)
+    if name not in SUPPLIERS:
+        raise ValueError(f'supplier must be one of {sorted(SUPPLIERS)} or a dict with such a type, got {spec!r}')
+    try:
+        return SUPPLIERS[name](**options)
+    except TypeError as error:
+        raise ValueError(f'supplier {name!r} does not take these options: {options} ({error})') from None
