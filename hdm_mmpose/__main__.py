@@ -1,0 +1,66 @@
+"""``python -m hdm_mmpose``: where this installation is and what it can tell.
+
+Each command is one function that adds its own parser and names the function to run, listed in ``COMMANDS``.
+Without a command, ``info`` runs.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from hdm_mmpose import __version__, configs_dir
+
+
+def add_info(commands) -> None:
+    parser = commands.add_parser("info", help="print version and folder of the configs (the default)")
+    parser.set_defaults(run=run_info)
+
+
+def run_info(args: argparse.Namespace) -> int:
+    print(f"hdm_mmpose {__version__}")
+    print(f"configs {configs_dir()}")
+    return 0
+
+
+def add_check(commands) -> None:
+    parser = commands.add_parser("check", help="say what in a config disagrees with distribution matching")
+    parser.add_argument("config", help="a config file; configs are Python code, and reading one runs it")
+    parser.add_argument("--cfg-options", nargs="+", default=(), metavar="KEY=VALUE", help="changes, as in tools/train.py")
+    parser.add_argument("--strict", action="store_true", help="fail on warnings too")
+    parser.set_defaults(run=run_check)
+
+
+def run_check(args: argparse.Namespace) -> int:
+    from hdm_mmpose.check import check_file  # the other commands do not need MMPose
+
+    return check_file(args.config, args.cfg_options, args.strict)
+
+
+COMMANDS = (add_info, add_check)
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m hdm_mmpose", description="Tools of the hdm_mmpose plug-in.")
+    parser.add_argument("--version", action="version", version=__version__)
+    parser.set_defaults(run=run_info)
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND")
+    for add_command in COMMANDS:
+        add_command(commands)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command.
+
+    Args:
+        argv: arguments after the program name; those of the process if None.
+
+    Returns:
+        Exit status: 0 for success.
+    """
+    args = build_parser().parse_args(argv)
+    return args.run(args)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
