@@ -1,0 +1,136 @@
+"""Known faults of the installed stack, one function each.
+
+Every function says what is broken, where upstream knows about it, and when it can go. All of them do nothing where
+their fault is absent, and all may be called repeatedly. ``apply()`` calls them all; importing ``hdm_mmpose.components``
+calls ``apply()``, which through ``custom_imports`` happens while the config is read: before a checkpoint is loaded and
+before a process group is made.
+"""
+
+import functools
+import pickle
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+
+HISTORY_STATISTICS = ("min", "max", "current", "mean")
+NUMERIC_KINDS = "biufc"
+
+
+def apply() -> None:
+    """Work around every fault listed here that this machine has."""
+    allow_mmengine_checkpoints()
+    allow_cpu_process_groups()
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# torch >= 2.6 cannot reload MMEngine's own checkpoints
+
+
+@functools.cache
+def allow_mmengine_checkpoints() -> None:
+    """Let torch's safe loader read the checkpoints that MMEngine's runner writes.
+
+    Since 2.6 ``torch.load`` unpickles weights only. MMEngine 0.10.7 calls it without saying otherwise, but its
+    checkpoints also hold the logged scalars (``HistoryBuffer``: numpy arrays, and its statistics by ``getattr``) and
+    the data set's meta information (numpy arrays): neither ``--resume`` nor testing a checkpoint works.
+
+    The safe loader stays on. It gets stand-ins, under the names found in such files, that admit exactly this content:
+    arrays and scalars of numbers, and the four statistics of ``HistoryBuffer``. Allowing ``getattr`` itself would hand
+    every method of every admitted object to whoever made the file.
+
+    Upstream: https://github.com/open-mmlab/mmengine/issues/1655 (fixed by #1670 on the main branch only).
+    Remove when: the oldest MMEngine in pyproject.toml reads its own checkpoints.
+    """
+    if torch.__version__ < "2.6":
+        return
+    from mmengine.logging import HistoryBuffer
+
+    reconstruct, scalar = np.array(0).__reduce__()[0], np.float64(0).__reduce__()[0]
+    admitted: list[Any] = [HistoryBuffer, (_history_statistic, "builtins.getattr"), np.ndarray]
+    for module in ("numpy.core.multiarray", "numpy._core.multiarray"):  # as numpy 1 and numpy 2 write it
+        admitted += [(reconstruct, f"{module}._reconstruct"), (scalar, f"{module}.scalar")]
+    admitted.append((_numeric_dtype, "numpy.dtype"))
+    admitted += {type(np.dtype(code)) for code in np.typecodes["All"] if np.dtype(code).kind in NUMERIC_KINDS}
+    torch.serialization.add_safe_globals(admitted)
+
+
+def _history_statistic(owner: type, name: str) -> Callable:
+    """Stand-in for ``getattr`` while unpickling: a statistic of ``HistoryBuffer`` and nothing else."""
+    from mmengine.logging import HistoryBuffer
+
+    if owner is not HistoryBuffer or name not in HISTORY_STATISTICS:
+        wanted = ", ".join(HISTORY_STATISTICS)
+        raise pickle.UnpicklingError(f"a checkpoint may only name HistoryBuffer's {wanted}; got {owner!r}, {name!r}")
+    return getattr(HistoryBuffer, name)
+
+
+def _numeric_dtype(code: str, align: bool = False, copy: bool = True) -> np.dtype:
+    """Stand-in for ``numpy.dtype`` while unpickling: numbers only, always a copy, since its state is set afterwards."""
+    dtype = np.dtype(code) if isinstance(code, str) else None
+    if dtype is None or dtype.kind not in NUMERIC_KINDS:
+        raise pickle.UnpicklingError(f"a checkpoint may only hold numeric arrays; got numpy dtype {code!r}")
+    return np.dtype(code, align=False, copy=True)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# MMEngine cannot start several processes on a machine without an accelerator
+
+
+@functools.cache
+def allow_cpu_process_groups() -> None:
+    """Let ``--launcher pytorch``, ``slurm`` and ``mpi`` work where there is no accelerator.
+
+    MMEngine 0.10.7 then calls ``torch.cuda.set_device``, asks for the nccl backend that every MMPose recipe names, and
+    gives ``DistributedDataParallel`` a device number for a model on the CPU; each of the three raises. Here the first
+    becomes harmless during the start, the second becomes gloo with a warning, the third is dropped for CPU modules.
+
+    Upstream: ``mmengine/dist/utils.py`` (``_init_dist_*``) and ``Runner.wrap_model``; no report found.
+    Remove when: MMEngine starts its tests' process groups on a CPU without help.
+    """
+    from mmengine.device import get_device
+
+    if get_device() != "cpu":
+        return
+    from mmengine.dist import utils
+    from mmengine.model import MMDistributedDataParallel
+
+    for launcher in ("pytorch", "slurm", "mpi"):
+        name = f"_init_dist_{launcher}"
+        setattr(utils, name, _start_on_cpu(getattr(utils, name)))
+    MMDistributedDataParallel.__init__ = _wrap_on_cpu(MMDistributedDataParallel.__init__)
+
+
+def _start_on_cpu(init_dist: Callable) -> Callable:
+    @functools.wraps(init_dist)
+    def start(backend: str, *args: Any, **kwargs: Any) -> None:
+        if backend == "nccl":
+            warnings.warn("no accelerator here: the processes talk through gloo instead of nccl", stacklevel=2)
+            backend = "gloo"
+        with _without_cuda_set_device():
+            init_dist(backend, *args, **kwargs)
+
+    return start
+
+
+@contextmanager
+def _without_cuda_set_device() -> Iterator[None]:
+    original = torch.cuda.set_device
+    torch.cuda.set_device = lambda device: None
+    try:
+        yield
+    finally:
+        torch.cuda.set_device = original
+
+
+def _wrap_on_cpu(init: Callable) -> Callable:
+    @functools.wraps(init)
+    def wrap(self: Any, module: torch.nn.Module, *args: Any, **kwargs: Any) -> None:
+        if all(parameter.device.type == "cpu" for parameter in module.parameters()):
+            kwargs.update(device_ids=None, output_device=None)
+        init(self, module, *args, **kwargs)
+
+    return wrap
