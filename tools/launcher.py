@@ -23,11 +23,11 @@ def run(name: str, loaders: tuple[str, ...]) -> None:
         name: file name of the launcher, such as ``train.py``.
         loaders: names of the data loaders whose data must be there.
     """
+    launcher = load_stock_launcher(name)
     make_plugin_importable()
     from hdm_mmpose import compat
 
     compat.apply()
-    launcher = load_stock_launcher(name)
     merge_args = launcher.merge_args
 
     def merge_args_and_look_for_data(cfg: Any, args: Any) -> Any:

@@ -1,0 +1,149 @@
+"""The faults of the installed stack, with the real MMEngine: its own checkpoints, its own process groups."""
+
+import os
+import pickle
+import re
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+pytest.importorskip("mmengine", reason="the faults are MMEngine's")
+
+from mmengine.device import get_device  # noqa: E402
+from mmengine.logging import HistoryBuffer  # noqa: E402
+
+from hdm_mmpose import compat  # noqa: E402
+
+TOY = Path(__file__).with_name("toy_training.py")
+
+
+def run(root: Path, *command: str | Path) -> str:
+    """Output of a command that must succeed; the checkout is importable for it."""
+    env = dict(os.environ, PYTHONPATH=str(root), OMP_NUM_THREADS="1")
+    done = subprocess.run([sys.executable, *map(str, command)], capture_output=True, text=True, env=env, timeout=300)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def training(root: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """Work folder and output of a training of two epochs, resumed for a third."""
+    folder = tmp_path_factory.mktemp("toy")
+    return folder, run(root, TOY, folder, "none")
+
+
+def test_own_checkpoint_is_refused_without_help(training: tuple[Path, str]) -> None:
+    if torch.__version__ < "2.6":
+        pytest.skip("torch before 2.6 loads anything")
+    output = training[1]
+    assert "refused without help" in output, "this MMEngine or torch is repaired: remove allow_mmengine_checkpoints"
+
+
+def test_resume_goes_on_where_it_stopped(training: tuple[Path, str]) -> None:
+    folder, output = training
+    assert "rank 0 of 1: epoch 2" in output and "rank 0 of 1: epoch 3" in output
+    assert "resumed epoch: 2, iter: 8" in output
+    assert (folder / "epoch_3.pth").is_file()
+
+
+def test_best_checkpoint_loads_with_the_safe_loader(training: tuple[Path, str]) -> None:
+    compat.apply()
+    (best,) = training[0].glob("best_error_*.pth")
+    assert torch.load(best).keys() >= {"meta", "state_dict"}
+
+
+def test_everything_in_the_checkpoint_comes_back(training: tuple[Path, str]) -> None:
+    compat.apply()
+    path = training[0] / "epoch_2.pth"
+    ours, plain = torch.load(path), torch.load(path, weights_only=False)
+    assert ours.keys() == plain.keys() >= {"meta", "state_dict", "message_hub", "optimizer", "param_schedulers"}
+    assert ours["meta"]["epoch"] == 2
+    for name, array in (("sigmas", np.full(17, 0.05, np.float32)), ("keypoint_colors", np.zeros((17, 3), np.uint8))):
+        restored = ours["meta"]["dataset_meta"][name]
+        assert type(restored) is np.ndarray and restored.dtype == array.dtype
+        np.testing.assert_array_equal(restored, array)
+    scalars, wanted = ours["message_hub"]["log_scalars"], plain["message_hub"]["log_scalars"]
+    assert scalars.keys() == wanted.keys() >= {"train/loss", "train/lr"}
+    for name, buffer in scalars.items():
+        assert isinstance(buffer, HistoryBuffer)
+        np.testing.assert_array_equal(buffer.data[0], wanted[name].data[0])
+        assert buffer.statistics("mean") == wanted[name].mean()
+    best = ours["message_hub"]["runtime_info"]["best_score"]
+    assert best == plain["message_hub"]["runtime_info"]["best_score"] and np.isfinite(best)
+    assert torch.equal(ours["state_dict"]["line.weight"], plain["state_dict"]["line.weight"])
+
+
+class Reduced:
+    """Pickles as the call ``function(*arguments)``."""
+
+    def __init__(self, function, *arguments) -> None:
+        self.call = function, arguments
+
+    def __reduce__(self):
+        return self.call
+
+
+FOREIGN = {
+    "a shell": Reduced(os.system, "true"),
+    "eval": Reduced(eval, "1"),
+    "another method of HistoryBuffer": Reduced(getattr, HistoryBuffer, "register_statistics"),
+    "a dunder of HistoryBuffer": Reduced(getattr, HistoryBuffer, "__init__"),
+    "a method of another admitted class": Reduced(getattr, np.ndarray, "tofile"),
+    "a method of a string": Reduced(getattr, "text", "format"),
+    "a call of an admitted method": Reduced(HistoryBuffer.mean, "text"),
+    "object dtype": Reduced(np.dtype, "O"),
+    "compound dtype": Reduced(np.dtype, "f8,O"),
+    "dtype by fields": Reduced(np.dtype, [("a", "O")]),
+    "array of objects": np.array([{"a": 1}], dtype=object),
+}
+
+
+@pytest.mark.parametrize("content", FOREIGN.values(), ids=FOREIGN)
+def test_everything_else_is_still_refused(content: object, tmp_path: Path) -> None:
+    if torch.__version__ < "2.6":
+        pytest.skip("torch before 2.6 loads anything")
+    compat.apply()
+    torch.save({"state_dict": {}, "message_hub": content}, tmp_path / "foreign.pth")
+    with pytest.raises(pickle.UnpicklingError):
+        torch.load(tmp_path / "foreign.pth")
+
+
+def test_the_global_dtypes_survive_loading(tmp_path: Path) -> None:
+    compat.apply()
+    torch.save(np.arange(3.0).astype(">f8"), tmp_path / "big_endian.pth")
+    assert torch.load(tmp_path / "big_endian.pth").tolist() == [0.0, 1.0, 2.0]
+    assert np.dtype("f8").isnative and np.dtype("f8").metadata is None
+
+
+def test_several_processes_without_an_accelerator(root: Path, tmp_path: Path) -> None:
+    if get_device() != "cpu":
+        pytest.skip(f"this machine has an accelerator ({get_device()}); the fault is absent")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    output = run(
+        root, "-m", "torch.distributed.run", "--nproc_per_node=2", f"--master_port={port}", TOY, tmp_path, "pytorch"
+    )
+    ranks = dict(re.findall(r"rank (\d) of 2: epoch 2, weights (\[.*?\])", output))
+    assert ranks.keys() == {"0", "1"}, output
+    assert ranks["0"] == ranks["1"], "the processes did not share their gradients"
+    assert (tmp_path / "epoch_2.pth").is_file()
+
+
+def test_apply_changes_nothing_the_second_time() -> None:
+    from mmengine.dist import utils
+    from mmengine.model import MMDistributedDataParallel
+
+    def state() -> tuple:
+        safe = {str(entry) for entry in torch.serialization.get_safe_globals()}
+        return safe, utils._init_dist_pytorch, MMDistributedDataParallel.__init__, torch.cuda.set_device
+
+    compat.apply()
+    once = state()
+    compat.apply()
+    assert state() == once
