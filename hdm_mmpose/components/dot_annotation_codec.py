@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 from mmpose.codecs.base import BaseKeypointCodec
 from mmpose.registry import KEYPOINT_CODECS
@@ -60,8 +58,8 @@ class DotAnnotationCodec(BaseKeypointCodec):
     field_mapping_table = dict(heatmaps='heatmaps')
 
     def __init__(self,
-                 input_size: Sequence[int],
-                 heatmap_size: Sequence[int],
+                 input_size: tuple[int, int],
+                 heatmap_size: tuple[int, int],
                  subpixel: bool = True,
                  alignment: str = 'center',
                  supplier: str | dict = 'softplus',

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 import torch
 from mmpose.codecs.base import BaseKeypointCodec
@@ -57,8 +55,8 @@ class SubPixelDecoder(BaseKeypointCodec):
     """
 
     def __init__(self,
-                 input_size: Sequence[int],
-                 heatmap_size: Sequence[int],
+                 input_size: tuple[int, int],
+                 heatmap_size: tuple[int, int],
                  alignment: str = 'center',
                  supplier: str | dict = 'softplus',
                  score: str = 'mass') -> None:

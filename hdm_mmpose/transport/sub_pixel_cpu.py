@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -22,8 +22,8 @@ from torch import Tensor
 from .sub_pixel import Reading, lift, pick_square, read_heatmap, square_centroid
 from .suppliers import Relu, ReluSurrogate, Softmax, Softplus, SupplierRule
 
-STRIP_ROWS = 9  # neighbouring strips share a row, so that every square lies inside a strip
-BLOCK_CELLS = 2**20  # 4 MiB of float32: a block and its temporaries stay in the cache
+STRIP_ROWS = 5  # neighbouring strips share a row, so that every square lies inside a strip
+BLOCK_CELLS = 2**19  # 2 MiB of float32: a block and its temporaries stay in the cache
 SMALLEST_TOTAL = 1e-20  # below, products of masses underflow
 
 
@@ -36,7 +36,7 @@ class Shortcut(NamedTuple):
         mass: ``m`` from weights, in place; up to a factor per map.
     """
 
-    weight: Callable[[Tensor, Tensor, SupplierRule], Tensor]
+    weight: Callable[[Tensor, Tensor, Any], Tensor]
     join: Callable[[Tensor, Tensor], Tensor]
     mass: Callable[[Tensor], Tensor]
 
@@ -127,37 +127,27 @@ def _total(weight: Tensor, shortcut: Shortcut) -> Tensor:
 
 def _best_square(maps: Tensor, highest: Tensor, peak: Tensor, rule: SupplierRule,
                  shortcut: Shortcut) -> tuple[Tensor, Tensor]:
-    """Dots (J, 2) and masses (J,) of the best squares, from the strips that may hold them."""
+    """Dots (J, 2) and masses (J,) of the best squares; a mass that is not finite says that joining overflowed."""
     _, height, width = maps.shape
-    bound = 4 * shortcut.mass(shortcut.weight(highest, peak[:, None], rule))
-    # Written so that a NaN map has strips too: each map needs at least one.
-    joint, strip = (~(bound < bound.amax(-1, keepdim=True) / 4)).nonzero(as_tuple=True)
-    start = torch.tensor(_starts(height))[strip]
-    dots, joined, mass = _square_of_each_strip(maps, joint, start, peak, rule, shortcut)
-    # One table entry per strip, -1 where there was nothing to look at; then the best strip of each map.
-    table = torch.full(highest.shape, -1, dtype=maps.dtype).index_put_((joint, strip), joined)
-    entry = torch.zeros(highest.shape, dtype=torch.long).index_put_((joint, strip), torch.arange(len(joint)))
-    best = entry.gather(-1, table.argmax(-1, keepdim=True))[:, 0]
-    return dots[best], torch.where(torch.isfinite(joined[best]), mass[best], joined[best])
+    rows, starts = min(height, STRIP_ROWS), torch.tensor(_starts(height))
+    windows = maps.as_strided((len(maps) * height - rows + 1, rows * width), (width, 1))
 
-
-def _square_of_each_strip(maps: Tensor, joint: Tensor, start: Tensor, peak: Tensor, rule: SupplierRule,
-                          shortcut: Shortcut) -> tuple[Tensor, Tensor, Tensor]:
-    """Dots (n, 2), joined weights (n,) and masses (n,) of the best square of strips ``start`` of maps ``joint``."""
-    count, height, width = maps.shape
-    rows = min(height, STRIP_ROWS)
-    windows = maps.as_strided((count * height - rows + 1, rows * width), (width, 1))
-    dots, joined, masses = [], [], []
-    for index, maxima in zip((joint * height + start).split(BLOCK_CELLS // (rows * width) + 1),
-                             peak[joint, None].split(BLOCK_CELLS // (rows * width) + 1), strict=True):
-        weight = shortcut.weight(windows.index_select(0, index), maxima, rule).view(-1, rows, width)
+    def squares(joint: Tensor, strip: Tensor) -> tuple[Tensor, Tensor]:
+        """Weights (n, rows, W) of cells and (n, squares) of squares in strips ``strip`` of maps ``joint``."""
+        cells = windows.index_select(0, joint * height + starts[strip])
+        weight = shortcut.weight(cells, peak[joint, None], rule).view(-1, rows, width)
         pairs = shortcut.join(weight[:, :-1], weight[:, 1:])
-        best = shortcut.join(pairs[..., :-1], pairs[..., 1:]).flatten(-2).max(-1)
-        cells, corner = pick_square(weight, best.indices)
-        offset, mass = square_centroid(shortcut.mass(cells))
-        dots.append(corner + offset)
-        joined.append(best.values)
-        masses.append(mass)
-    dots = torch.cat(dots)
-    dots[:, 1] += start
-    return dots, torch.cat(joined), torch.cat(masses)
+        return weight, shortcut.join(pairs[..., :-1], pairs[..., 1:]).flatten(-2)
+
+    bound = shortcut.mass(shortcut.weight(highest, peak[:, None], rule))
+    # Written so that a map with a NaN has strips too: each map needs at least one.
+    joint, strip = (~(4 * bound < bound.amax(-1, keepdim=True))).nonzero(as_tuple=True)
+    step = BLOCK_CELLS // (rows * width) + 1
+    found = [squares(*part)[1].amax(-1) for part in zip(joint.split(step), strip.split(step), strict=True)]
+    table = torch.full(highest.shape, -1, dtype=maps.dtype).index_put_((joint, strip), torch.cat(found))
+    value, best = table.max(-1)
+    weight, candidates = squares(torch.arange(len(maps)), best)
+    cells, corner = pick_square(weight, candidates.argmax(-1))
+    offset, mass = square_centroid(shortcut.mass(cells))
+    corner[:, 1] += starts[best]
+    return corner + offset, torch.where(torch.isfinite(value), mass, value)

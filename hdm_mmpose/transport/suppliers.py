@@ -105,20 +105,25 @@ class Relu(SupplierRule):
     positive = False
 
     def masses_and_rate(self, heatmap: Tensor) -> tuple[Tensor, Tensor]:
+        suppliers, slope, empty = self._normalised(heatmap)
+        return suppliers, torch.where((heatmap > 0) & ~empty, slope, 0)
+
+    def masses(self, heatmap: Tensor) -> Tensor:
+        return self._normalised(heatmap)[0]
+
+    @staticmethod
+    def _normalised(heatmap: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """``S``; ``1 / ||relu(H)||_1`` (..., 1, 1); which maps are empty (..., 1, 1)."""
         mass = heatmap.relu()
         peak = mass.amax((-2, -1), keepdim=True)
         empty = peak <= EMPTY
         # S does not depend on the scale: divide by the peak first, and neither sum nor gradient can leave float32.
         scale = torch.where(empty, 1, peak)
         mass = mass / scale
-        total = mass.sum((-2, -1), keepdim=True) + _poison(heatmap)
-        total = torch.where(empty & (total == 0), 1, total)
-        suppliers = torch.where(empty, 1 / (heatmap.shape[-2] * heatmap.shape[-1]) + _poison(heatmap), mass / total)
-        rate = torch.where((mass > 0) & ~empty, 1 / (total * scale), 0)
-        return suppliers, rate
-
-    def masses(self, heatmap: Tensor) -> Tensor:
-        return self.masses_and_rate(heatmap)[0]
+        poison = _poison(heatmap)
+        total = torch.where(empty, 1, mass.sum((-2, -1), keepdim=True)) + poison
+        uniform = 1 / (heatmap.shape[-2] * heatmap.shape[-1]) + poison
+        return torch.where(empty, uniform, mass / total), 1 / (total * scale), empty
 
     def is_empty(self, heatmap: Tensor) -> Tensor:
         return heatmap.amax((-2, -1)) <= EMPTY

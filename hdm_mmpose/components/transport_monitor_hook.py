@@ -1,0 +1,109 @@
+"""A hook that logs numbers a person understands next to the loss."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import torch
+from mmengine.dist import all_reduce
+from mmengine.hooks import Hook, LoggerHook
+from mmengine.runner import Runner
+from mmpose.registry import HOOKS
+from torch import Tensor, nn
+
+from hdm_mmpose.transport import EMDOptions, Euclidean, emd
+
+from .emd_heatmap_loss import EMDHeatmapLoss, LastStep
+
+
+@HOOKS.register_module()
+class TransportMonitorHook(Hook):
+    """Logs what the transport does, in the same lines as the loss and only when they are written.
+
+    ===================  ============================================================================================
+    ``transport_px``     mean distance, in input pixels, that the predicted mass would have to travel to its dot: the
+                         same number whatever ground distance, weights and companion terms the loss has
+    ``dead_maps``        share of heatmaps that are empty under the supplier rule and get no gradient (always 0 where
+                         the rule gives every cell mass)
+    ``marginal_error``   largest error of the solver, as a share of the mass; about 1e-6 in float32 when it converged
+    ===================  ============================================================================================
+
+    Only joints that count are looked at, over all processes. Between two lines nothing is computed and nothing asks the
+    device; the loss keeps references to its last step. In heads with stages it is the last stage that is watched.
+
+    Args:
+        interval (int, optional): iterations between two measurements. Default: that of the ``LoggerHook``.
+
+    Raises:
+        ValueError: ``interval`` is not a positive integer, or the model has no ``EMDHeatmapLoss``.
+    """
+
+    priority = 'NORMAL'  # before LoggerHook (BELOW_NORMAL) writes the line
+
+    def __init__(self, interval: int | None = None) -> None:
+        if interval is not None and (isinstance(interval, bool) or not isinstance(interval, int) or interval < 1):
+            raise ValueError(f'interval must be a positive integer or None, got {interval!r}')
+        self.interval = interval
+        self._loss: EMDHeatmapLoss | None = None
+
+    def before_train(self, runner: Runner) -> None:
+        """Ask the loss that is decoded to keep its last step."""
+        self._loss = watched_loss(runner.model)
+        self._loss.keep_last_step = True
+        if self.interval is None:
+            loggers = [hook.interval for hook in runner.hooks if isinstance(hook, LoggerHook)]
+            self.interval = loggers[0] if loggers else 50
+
+    def after_train_iter(
+        self, runner: Runner, batch_idx: int, data_batch: dict | None = None, outputs: dict | None = None
+    ) -> None:
+        """Measure and log, when it is time."""
+        assert self.interval is not None
+        due = self.every_n_inner_iters(batch_idx, self.interval) or self.end_of_epoch(runner.train_dataloader, batch_idx)
+        if not due or self._loss is None or self._loss.last_step is None:
+            return
+        totals = measure(self._loss.last_step, self._loss.options, input_width(data_batch))
+        worst = totals[3:].clone()
+        all_reduce(totals[:3])
+        all_reduce(worst, op='max')
+        joints, distance, dead, error = torch.cat([totals[:3], worst]).tolist()  # the one question to the device
+        if joints:
+            for name, value in (('transport_px', distance / joints), ('dead_maps', dead / joints), ('marginal_error', error)):
+                runner.message_hub.update_scalar(f'train/{name}', value)
+
+    def after_train(self, runner: Runner) -> None:
+        """Let go of the last step."""
+        if self._loss is not None:
+            self._loss.keep_last_step, self._loss.last_step = False, None
+
+
+@torch.no_grad()
+def measure(step: LastStep, options: EMDOptions, width: int | None) -> Tensor:
+    """(4,) float64 on the step's device: joints that count, sum of distances in input pixels, dead maps, largest error.
+
+    Args:
+        step: what the loss saw.
+        options: how it measured.
+        width: of the input in pixels; None measures in cells.
+    """
+    counts = step.counts.flatten()
+    maps, dots = step.heatmaps.flatten(0, 1), step.dots.flatten(0, 1)
+    distance = emd(maps, dots, dataclasses.replace(options, ground_distance=Euclidean())).cost
+    cell = width / maps.shape[-1] if width else 1
+    rows = [torch.ones_like(distance), distance * cell, options.supplier.is_empty(maps)]
+    sums = [torch.where(counts, row, 0).double().sum() for row in rows]
+    return torch.stack([*sums, torch.where(counts, step.marginal_error.flatten(), 0).double().max()])
+
+
+def watched_loss(model: nn.Module) -> EMDHeatmapLoss:
+    """The loss on the heatmaps that are decoded: the last ``EMDHeatmapLoss`` of the model."""
+    losses = [module for module in model.modules() if isinstance(module, EMDHeatmapLoss)]
+    if not losses:
+        raise ValueError('this hook watches EMDHeatmapLoss, but the model has none: remove the hook')
+    return losses[-1]
+
+
+def input_width(data_batch: dict | None) -> int | None:
+    """Width of the network's input in pixels."""
+    inputs = (data_batch or {}).get('inputs')
+    return None if inputs is None else int(inputs[0].shape[-1])
