@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import torch
 from mmpose.registry import MODELS
@@ -11,6 +12,22 @@ from torch import Tensor, nn
 from hdm_mmpose.transport import EMDOptions, build_ground_distance, build_supplier, centroid, cross_entropy, emd
 
 REDUCTIONS = ('mean', 'sum', 'none')
+
+
+class LastStep(NamedTuple):
+    """What a loss saw in its last call, on the device and without gradient; for hooks that watch a training.
+
+    Attributes:
+        heatmaps: (B, K, H, W) predictions.
+        dots: (B, K, 2) in heatmap cells, x then y.
+        counts: (B, K) bool, whether the joint takes part.
+        marginal_error: (B, K) how far the solver is from the demander masses.
+    """
+
+    heatmaps: Tensor
+    dots: Tensor
+    counts: Tensor
+    marginal_error: Tensor
 
 
 @MODELS.register_module()
@@ -89,6 +106,8 @@ class EMDHeatmapLoss(nn.Module):
         self.use_target_weight = use_target_weight
         self.reduction = reduction
         self.loss_weight = _number('loss_weight', loss_weight, least=0)
+        self.keep_last_step = False  # set by hooks; costs the memory of one batch of heatmaps
+        self.last_step: LastStep | None = None
 
     def extra_repr(self) -> str:
         return f'{self.options}, reduction={self.reduction!r}, loss_weight={self.loss_weight}'
@@ -116,10 +135,17 @@ class EMDHeatmapLoss(nn.Module):
         maps = output.flatten(0, 1)
         # Half precision is lifted inside; autocast must not lower anything again.
         with torch.autocast(output.device.type, enabled=False):
-            losses = emd(maps, dots, self.options).cost
+            measured = emd(maps, dots, self.options)
+            losses = measured.cost
             if self.cross_entropy_weight:
-                losses = losses + self.cross_entropy_weight * cross_entropy(maps, dots, self.options.supplier)
+                counted = maps if weights is None else torch.where((weights > 0).reshape(-1, 1, 1), maps, 0)
+                losses = losses + self.cross_entropy_weight * cross_entropy(counted, dots, self.options.supplier)
         losses = losses.view(output.shape[:2])
+        if self.keep_last_step:
+            counts = torch.ones_like(losses, dtype=torch.bool) if weights is None else weights > 0
+            shape = output.shape[:2]
+            self.last_step = LastStep(
+                output.detach(), dots.view(*shape, 2).detach(), counts, measured.marginal_error.view(shape))
         if weights is not None:
             # not a product: 0 * NaN is NaN
             losses = torch.where(weights > 0, losses * weights, 0)
@@ -145,18 +171,18 @@ class EMDHeatmapLoss(nn.Module):
     def _dots(self, output: Tensor, target: Tensor, weights: Tensor | None) -> Tensor:
         """(B, K, 2) dots in heatmap cells; those of joints that do not count are set to 0."""
         wide = target.double() if target.dtype == torch.float64 else target.float()
-        if target.shape == output.shape:
-            return centroid(wide)
-        if target.shape != (*output.shape[:2], 2):
+        dense = target.shape == output.shape
+        if not dense and target.shape != (*output.shape[:2], 2):
             raise ValueError(
                 f'target must have the shape of output, {tuple(output.shape)}, or (B, K, 2) = {(*output.shape[:2], 2)}, '
                 f'got {tuple(target.shape)}'
             )
+        dots = centroid(wide) if dense else wide
         if weights is not None:
-            wide = torch.where(weights[..., None] > 0, wide, 0)
-        if wide.device.type == 'cpu' and not wide.isfinite().all():
+            dots = torch.where(weights[..., None] > 0, dots, 0)
+        if not dense and dots.device.type == 'cpu' and not dots.isfinite().all():
             raise ValueError('target must hold finite coordinates for every joint of positive weight, got NaN or infinity')
-        return wide
+        return dots
 
 
 def _epsilon(epsilon: float | None, entropic_lambda: float | None, cell_size: float | None) -> float:

@@ -27,6 +27,7 @@ def cross_entropy(heatmap: Tensor, dots: Tensor, supplier: SupplierRule) -> Tens
     """
     lifted = heatmap.float() if heatmap.element_size() < 4 else heatmap
     log_masses = supplier.log_masses(lifted).flatten(1)
-    demanders = dot_demanders(dots.to(lifted.dtype), heatmap.shape[1:])
+    demanders = dot_demanders(dots.to(lifted.dtype), (heatmap.shape[1], heatmap.shape[2]))
     cell = demanders.position[..., 1] * heatmap.shape[2] + demanders.position[..., 0]
-    return -(demanders.mass * log_masses.gather(1, cell.long())).sum(-1)
+    cell = cell.long().clamp(0, log_masses.shape[1] - 1)  # a NaN dot has NaN masses, and any cell
+    return -(demanders.mass * log_masses.gather(1, cell)).sum(-1)

@@ -17,10 +17,6 @@ from torch import Tensor
 
 from .ground_distance import GroundDistance
 
-# The four demanders of a dot, as (x, y) offsets from the upper left one.
-SQUARE = ((0, 0), (1, 0), (0, 1), (1, 1))
-
-
 @dataclass(frozen=True)
 class Demanders:
     """``M`` demanders for each of ``J`` joints.
@@ -52,19 +48,22 @@ def dot_demanders(dots: Tensor, size: tuple[int, int]) -> Demanders:
         size: (H, W) of the heatmap, at least 2 x 2.
 
     Returns:
-        Demanders with M = 4, in the order of ``SQUARE``.
+        Demanders with M = 4: upper left, upper right, lower left, lower right.
     """
     height, width = size
     if height < 2 or width < 2:
         raise ValueError(f'heatmap must have at least 2 x 2 cells, got H x W = {height} x {width}')
-    last = dots.new_tensor([width - 1, height - 1])
-    dots = torch.minimum(dots.clamp(min=0), last)
-    corner = torch.minimum(dots.floor(), last - 1)
-    right = dots - corner
-    left = 1 - right
-    near = torch.stack([left, right], dim=-1)  # (J, [x, y], [first, second])
-    mass = near[:, 1, :, None] * near[:, 0, None, :]  # (J, y, x)
-    return Demanders(corner[:, None, :] + dots.new_tensor(SQUARE), mass.flatten(1))
+    (x, x_mass), (y, y_mass) = _pair(dots[:, 0], width), _pair(dots[:, 1], height)
+    mass = y_mass[:, :, None] * x_mass[:, None, :]  # (J, y, x)
+    x, y = x[:, None, :].expand_as(mass), y[:, :, None].expand_as(mass)
+    return Demanders(torch.stack([x, y], dim=-1).flatten(1, 2), mass.flatten(1))
+
+
+def _pair(coordinate: Tensor, cells: int) -> tuple[Tensor, Tensor]:
+    """The two cells next to each coordinate (J,), and its bilinear masses on them; both (J, 2)."""
+    coordinate = coordinate.clamp(0, cells - 1)
+    first = coordinate.floor().clamp(max=cells - 2)
+    return torch.stack([first, first + 1], -1), torch.stack([first + 1 - coordinate, coordinate - first], -1)
 
 
 def naive_demander(dots: Tensor, size: tuple[int, int]) -> Demanders:
@@ -72,9 +71,8 @@ def naive_demander(dots: Tensor, size: tuple[int, int]) -> Demanders:
 
     Args and Raises as :func:`dot_demanders`; half-way dots go to the larger cell.
     """
-    height, width = size
-    last = dots.new_tensor([width - 1, height - 1])
-    cell = torch.minimum((dots + 0.5).floor().clamp(min=0), last)
+    cells = [(dots[:, axis] + 0.5).floor().clamp(0, size[1 - axis] - 1) for axis in (0, 1)]
+    cell = torch.stack(cells, dim=-1)
     return Demanders(cell[:, None, :], torch.ones_like(cell[:, :1]))
 
 
@@ -94,8 +92,9 @@ def centroid(target: Tensor) -> Tensor:
     rows, columns = mass.sum(-1), mass.sum(-2)
     total = rows.sum(-1)
     safe = total.masked_fill(total == 0, 1)
-    x = columns @ torch.arange(columns.shape[-1], dtype=mass.dtype, device=mass.device)
-    y = rows @ torch.arange(rows.shape[-1], dtype=mass.dtype, device=mass.device)
+    # products and sums, because a matrix product may be rounded to bfloat16 (autocast) or TF32
+    x = (columns * torch.arange(columns.shape[-1], dtype=mass.dtype, device=mass.device)).sum(-1)
+    y = (rows * torch.arange(rows.shape[-1], dtype=mass.dtype, device=mass.device)).sum(-1)
     return torch.stack([x, y], dim=-1) / safe[..., None]
 
 
@@ -122,14 +121,16 @@ def unbiased_mass(mass: Tensor, epsilon: float, ground_distance: GroundDistance)
     The argument uses only that ``c`` increases.  See ``docs/method.md`` for why ``shannon`` has no such correction.
 
     Args:
-        mass: (J, 4) bilinear masses in the order of ``SQUARE``.
+        mass: (J, 4) bilinear masses in the order of :func:`dot_demanders`.
         epsilon: entropic parameter in heatmap cells.
         ground_distance: the problem's ground distance.
 
     Returns:
         (J, 4) masses ``R D``, summing to 1.
     """
-    corners = mass.new_tensor(SQUARE, dtype=torch.float64)
-    distance = torch.cdist(corners, corners)
-    kernel = torch.softmax(-ground_distance.cost(distance) / epsilon, dim=-1)
-    return mass @ kernel.to(mass.dtype)
+    cost = ground_distance.cost(torch.tensor([0.0, 1.0, 2**0.5], dtype=torch.float64))
+    stay, beside, across = (cost / -epsilon).exp().tolist()
+    total = stay + 2 * beside + across
+    square = mass.view(-1, 2, 2)
+    given = stay * square + beside * (square.flip(1) + square.flip(2)) + across * square.flip(1, 2)
+    return given.flatten(1) / total

@@ -12,10 +12,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .demanders import dot_demanders, unbiased_mass
+from .backend import check_backend, give_up, kernel_for
+from .demanders import centroid, dot_demanders, unbiased_mass
 from .gradient import check_potential, objective, supplier_gradient
 from .ground_distance import Euclidean, GroundDistance
 from .newton import solve_newton
+from .operator import emd_operator
 from .problem import TransportProblem, check_epsilon
 from .result import TransportResult
 from .single_demander import solve_single_demander
@@ -24,7 +26,7 @@ from .suppliers import Softplus, SupplierRule, pull_back
 
 SOLVERS = ('newton', 'sinkhorn')
 # Joints are solved in chunks whose working arrays stay in the processor's cache (CPU), or take bounded memory (GPU).
-CHUNK_CELLS = {'cpu': 1 << 16, 'cuda': 1 << 24}
+CHUNK_CELLS = {'cpu': 1 << 17, 'cuda': 1 << 24}
 
 
 @dataclass(frozen=True)
@@ -42,10 +44,12 @@ class EMDOptions:
     num_iters: int = 1000
     unbiased: bool = False
     ground_distance: GroundDistance = field(default_factory=Euclidean)
+    backend: str = 'auto'
 
     def __post_init__(self) -> None:
         check_epsilon(self.epsilon)
         check_potential(self.potential)
+        check_backend(self.backend)
         if self.solver not in SOLVERS:
             raise ValueError(f'solver must be one of {SOLVERS}, got {self.solver!r}')
         if isinstance(self.num_iters, bool) or not isinstance(self.num_iters, int) or self.num_iters < 1:
@@ -58,11 +62,19 @@ class EMDOptions:
 
 
 class EMDOutput(NamedTuple):
-    """Per joint, all (J,) and in cells; only ``cost`` carries a gradient."""
+    """Per joint, in cells; only ``cost`` carries a gradient.
+
+    Attributes:
+        cost: (J,) ``<C, p>``.
+        marginal_error: (J,) how far the plan's column sums are from the demander masses.
+        converged: (J,) bool.
+        dots: (J, 2) x, y as they were read from the target.
+    """
 
     cost: Tensor
     marginal_error: Tensor
     converged: Tensor
+    dots: Tensor
 
 
 def solve(problem: TransportProblem, solver: str = 'newton', num_iters: int = 1000) -> TransportResult:
@@ -74,7 +86,7 @@ def solve(problem: TransportProblem, solver: str = 'newton', num_iters: int = 10
     return solve_newton(problem) if solver == 'newton' else solve_sinkhorn(problem, num_iters)
 
 
-def emd(heatmap: Tensor, dots: Tensor, options: EMDOptions) -> EMDOutput:
+def emd(heatmap: Tensor, target: Tensor, options: EMDOptions) -> EMDOutput:
     """Entropic Earth Mover's Distance between each heatmap and its dot.
 
     The value is the transport cost ``<C, p>`` (Eq. 2, left).  Its gradient with respect to the heatmap is that of the
@@ -82,7 +94,8 @@ def emd(heatmap: Tensor, dots: Tensor, options: EMDOptions) -> EMDOutput:
 
     Args:
         heatmap: (J, H, W) raw maps of any sign; half precision is lifted to float32.
-        dots: (J, 2) dots in heatmap cells, x then y; beyond the outermost centres they are clamped.
+        target: (J, 2) dots in heatmap cells, x then y, or (J, H, W) dense targets whose centroids are the dots; beyond the
+            outermost centres dots are clamped.
         options: how to measure.
 
     Returns:
@@ -90,44 +103,75 @@ def emd(heatmap: Tensor, dots: Tensor, options: EMDOptions) -> EMDOutput:
 
     Raises:
         ValueError: shapes that do not fit together, or a map smaller than 2 x 2.
+        RuntimeError: ``options.backend`` is ``'triton'`` and cannot be had.
     """
     if heatmap.dim() != 3 or min(heatmap.shape[1:]) < 2:
         raise ValueError(f'heatmap must have shape (J, H, W) with at least 2 x 2 cells, got {tuple(heatmap.shape)}')
-    if dots.shape != (heatmap.shape[0], 2):
-        raise ValueError(f'dots must have shape ({heatmap.shape[0]}, 2), got {tuple(dots.shape)}')
-    dtype = torch.float64 if heatmap.dtype == torch.float64 else torch.float32
-    return EMDOutput(*_EMD.apply(heatmap, dots.detach().to(dtype), options))
+    if target.shape not in ((heatmap.shape[0], 2), heatmap.shape):
+        raise ValueError(
+            f'target must be dots ({heatmap.shape[0]}, 2) or maps {tuple(heatmap.shape)}, got shape {tuple(target.shape)}'
+        )
+    # half precision is lifted inside; autocast must not lower anything again
+    with torch.autocast(heatmap.device.type, enabled=False):
+        if torch.compiler.is_compiling():
+            return EMDOutput(*emd_operator(heatmap, target.detach(), options))
+        return EMDOutput(*_EMD.apply(heatmap, target.detach(), options))
 
 
 class _EMD(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, heatmap: Tensor, dots: Tensor, options: EMDOptions) -> tuple[Tensor, Tensor, Tensor]:
-        wants_gradient = ctx.needs_input_grad[0]
-        joints, height, width = heatmap.shape
-        cost, error = dots.new_empty(joints), dots.new_empty(joints)
-        converged = torch.empty(joints, dtype=torch.bool, device=heatmap.device)
-        gradient = torch.empty_like(heatmap, dtype=dots.dtype) if wants_gradient else None
-        step = max(1, CHUNK_CELLS.get(heatmap.device.type, 1 << 24) // (height * width))
-        for start in range(0, joints, step):
-            part = slice(start, start + step)
-            suppliers, rate = options.supplier.masses_and_rate(heatmap[part].to(dots.dtype))
-            result = solve(_problem(suppliers, dots[part], options), options.solver, options.num_iters)
-            cost[part], error[part], converged[part] = result.transport_cost, result.marginal_error, result.converged
-            if gradient is not None:
-                wanted = supplier_gradient(result, options.potential).view_as(suppliers)
-                gradient[part] = pull_back(wanted, suppliers, rate)
-        if gradient is not None:
-            ctx.save_for_backward(gradient)
-        ctx.mark_non_differentiable(error, converged)
-        ctx.dtype = heatmap.dtype
-        return cost, error, converged
+    def forward(ctx, heatmap: Tensor, target: Tensor, options: EMDOptions) -> tuple[Tensor, ...]:
+        *output, gradient = measure(heatmap, target, options, wants_gradient=ctx.needs_input_grad[0])
+        ctx.save_for_backward(gradient)
+        ctx.mark_non_differentiable(*output[1:])
+        ctx.dtype, ctx.backend = heatmap.dtype, options.backend
+        return tuple(output)
 
     @staticmethod
     def backward(ctx, grad: Tensor, *_: Tensor) -> tuple[Tensor, None, None]:
-        (gradient,) = ctx.saved_tensors
-        # A weight of exactly 0 silences a joint even where its map is not finite.
-        scaled = torch.where(grad[:, None, None] == 0, 0, grad[:, None, None] * gradient)
-        return scaled.to(ctx.dtype), None, None
+        return scale_gradient(ctx.saved_tensors[0], grad, ctx.dtype, ctx.backend), None, None
+
+
+def measure(heatmap: Tensor, target: Tensor, options: EMDOptions, wants_gradient: bool) -> tuple[Tensor, ...]:
+    """The fields of ``EMDOutput``, and the gradient (J, H, W) in the dtype of the computation (empty unless wanted)."""
+    kernel = kernel_for(heatmap, options.backend)
+    if kernel is not None:
+        try:
+            return kernel.emd_triton(heatmap, target, options, wants_gradient)
+        except Exception as error:  # a compiler missing, say: training need not stop
+            if options.backend == 'triton':
+                raise
+            give_up(error)
+    return _measure(heatmap, target, options, wants_gradient)
+
+
+def scale_gradient(gradient: Tensor, factor: Tensor, dtype: torch.dtype, backend: str) -> Tensor:
+    """``factor[j] * gradient[j]``; a factor of exactly 0 silences a joint even where its map is not finite."""
+    kernel = kernel_for(gradient, backend)
+    if kernel is not None:
+        return kernel.scale_triton(gradient, factor, dtype)
+    factor = factor[:, None, None]
+    return torch.where(factor == 0, 0, factor * gradient).to(dtype)
+
+
+def _measure(heatmap: Tensor, target: Tensor, options: EMDOptions, wants_gradient: bool) -> tuple[Tensor, ...]:
+    """``measure`` in PyTorch."""
+    joints, height, width = heatmap.shape
+    dtype = torch.float64 if heatmap.dtype == torch.float64 else torch.float32
+    dots = (centroid(target.to(dtype)) if target.dim() == 3 else target).to(dtype, copy=True)
+    cost, error = dots.new_empty(joints), dots.new_empty(joints)
+    converged = torch.empty(joints, dtype=torch.bool, device=heatmap.device)
+    gradient = torch.empty(heatmap.shape if wants_gradient else 0, dtype=dtype, device=heatmap.device)
+    step = max(1, CHUNK_CELLS.get(heatmap.device.type, 1 << 24) // (height * width))
+    for start in range(0, joints, step):
+        part = slice(start, start + step)
+        suppliers, rate = options.supplier.masses_and_rate(heatmap[part].to(dtype))
+        result = solve(_problem(suppliers, dots[part], options), options.solver, options.num_iters)
+        cost[part], error[part], converged[part] = result.transport_cost, result.marginal_error, result.converged
+        if wants_gradient:
+            wanted = supplier_gradient(result, options.potential).view_as(suppliers)
+            gradient[part] = pull_back(wanted, suppliers, rate)
+    return cost, error, converged, dots, gradient
 
 
 def emd_objective(heatmap: Tensor, dots: Tensor, options: EMDOptions) -> Tensor:
@@ -142,7 +186,7 @@ def emd_objective(heatmap: Tensor, dots: Tensor, options: EMDOptions) -> Tensor:
 
 
 def _problem(suppliers: Tensor, dots: Tensor, options: EMDOptions) -> TransportProblem:
-    demanders = dot_demanders(dots, suppliers.shape[1:])
+    demanders = dot_demanders(dots, (suppliers.shape[1], suppliers.shape[2]))
     if options.unbiased:
         mass = unbiased_mass(demanders.mass, options.epsilon, options.ground_distance)
         demanders = type(demanders)(demanders.position, mass)

@@ -49,7 +49,9 @@ class Saturated:
 
     def excess(self, distance: Tensor, delta: Tensor) -> Tensor:
         """See :meth:`Euclidean.excess`."""
-        return -self.scale * torch.exp(distance / -self.scale) * torch.expm1(delta / -self.scale)
+        # counted from the nearer of the two, so that no exponent is positive
+        nearer = distance + delta.clamp(max=0)
+        return delta.sign() * torch.exp(nearer / -self.scale) * self.cost(delta.abs())
 
 
 GroundDistance = Euclidean | Saturated

@@ -24,13 +24,11 @@ from torch import Tensor
 
 from .problem import TransportProblem
 from .result import TransportResult
-from .semi_dual import SemiDual
+from .semi_dual import TOLERANCE, SemiDual
 
 # Sinkhorn iterations before the first Newton step, and after the last one where the tolerance was missed.
 WARM_UP = 4
 FALLBACK = 200
-# Marginal error that counts as solved, in units of the dtype's rounding; sums over N cells do not get below a few.
-TOLERANCE = {torch.float32: 2e-6, torch.float64: 1e-13}
 
 
 def step_budget(epsilon: float) -> int:
@@ -54,19 +52,19 @@ def solve_newton(
         problem: J transport problems.
         max_steps: Newton steps at most; by default ``step_budget(epsilon)``.
         warm_up: Sinkhorn iterations before them.
-        tolerance: marginal error to reach; by default ``TOLERANCE`` of the dtype.
+        tolerance: marginal error to reach; by default what rounding allows (``SemiDual.tolerance``).
 
     Returns:
         TransportResult.
     """
     semi_dual = SemiDual(problem)
-    tolerance = TOLERANCE[semi_dual.suppliers.dtype] if tolerance is None else tolerance
+    tolerance = semi_dual.tolerance if tolerance is None else tolerance
     max_steps = step_budget(problem.epsilon) if max_steps is None else max_steps
     may_ask = semi_dual.suppliers.device.type == 'cpu'
     b = semi_dual.epsilon * semi_dual.log_mass
     evaluations = 0
     for step in range(warm_up + max_steps + 1):
-        received, exchange = semi_dual.receive(semi_dual.share(b))
+        received, exchange = semi_dual.receive(b)
         error = semi_dual.marginal_error(received)
         evaluations += 1
         # "not >" lets joints that are not finite count as finished
@@ -76,7 +74,7 @@ def solve_newton(
     if may_ask and (error > tolerance).any():
         for _ in range(FALLBACK):
             b = semi_dual.sinkhorn_step(b, received)
-            received, _ = semi_dual.receive(semi_dual.share(b))
+            received, _ = semi_dual.receive(b)
         error = semi_dual.marginal_error(received)
         evaluations += FALLBACK
         if (error > tolerance).any():
@@ -88,43 +86,51 @@ def newton_step(semi_dual: SemiDual, received: Tensor, exchange: Tensor) -> Tens
     """The damped Newton step ``t delta`` (J, M) at the potentials that gave ``received`` and ``exchange``."""
     missing = torch.where(semi_dual.active, semi_dual.mass - received, 0)
     # In units of epsilon, so that omega is simply the range over demanders that take part.
-    delta = solve_laplacian(exchange, missing, semi_dual.mass)
+    delta = solve_laplacian(exchange, semi_dual.mass, missing)
     inactive = ~semi_dual.active
     omega = delta.masked_fill(inactive, -torch.inf).amax(-1) - delta.masked_fill(inactive, torch.inf).amin(-1)
     damping = torch.log1p(omega) / omega.clamp(min=torch.finfo(omega.dtype).tiny)
     return semi_dual.epsilon * torch.where(omega > 0, damping, 1)[:, None] * delta
 
 
-def solve_laplacian(weight: Tensor, right: Tensor, mass: Tensor) -> Tensor:
-    """Solve ``L x = right`` for the Laplacian ``L`` of a graph with edge weights ``weight``.
+def solve_laplacian(weight: Tensor, mass: Tensor, right: Tensor | None = None, pull: Tensor | None = None) -> Tensor:
+    """Solve ``sum_k w_mk (x_m - x_k) = right_m + sum_k pull_mk``, a Laplacian system on the graph of the demanders.
 
     Gaussian elimination of one node after another.  What is left of a Laplacian is again a Laplacian, with weights
     ``w_jk + w_ij w_ik / sum_k w_ik``: sums and products of non-negative numbers, so small weights keep all their digits.
+    ``pull`` stays with its edges on the way, ``pull_jk + (pull_ji w_ik + w_ij pull_ik) / sum_k w_ik``, and the ``x`` that
+    it causes are weighted means of ``pull / w``: bounded by these, however nearly the graph falls apart.
 
     Args:
-        weight: (J, M, M), symmetric, non-negative; the diagonal is not read.
-        right: (J, M), summing to 0 up to rounding.
+        weight: (J, M, M) edge weights, symmetric, non-negative; the diagonal is not read.
         mass: (J, M); nodes go in ascending order, and the last one (which certainly takes part) gets x = 0.
+        right: (J, M) per node, summing to 0 up to rounding.
+        pull: (J, M, M) per edge, antisymmetric.
 
     Returns:
-        (J, M); 0 for nodes without edges and right-hand side.  Bounded by 1e30 in magnitude.
+        (J, M); 0 for nodes without edges and right-hand side.  What ``right`` causes is bounded by 1e30 in magnitude.
     """
     order = mass.argsort(-1)
-    count = order.shape[-1]
-    weight = weight.gather(1, order[..., None].expand_as(weight)).gather(2, order[:, None, :].expand_as(weight))
-    right = right.gather(1, order)
+    rows, columns = order[..., None].expand_as(weight), order[:, None, :].expand_as(weight)
+    weight = weight.gather(1, rows).gather(2, columns)
+    right = torch.zeros_like(mass) if right is None else right.gather(1, order)
+    pull = None if pull is None else pull.gather(1, rows).gather(2, columns)
     least = torch.finfo(weight.dtype).tiny * 1e4
-    degree, flow = [], []
-    for i in range(count - 1):
-        degree.append(weight[:, i, i + 1 :].sum(-1).clamp(min=least))
-        flow.append(weight[:, i, i + 1 :] / degree[i][:, None])
-        right = torch.cat([right[:, : i + 1], right[:, i + 1 :] + right[:, i, None] * flow[i]], dim=-1)
-        inner = weight[:, i + 1 :, i + 1 :] + flow[i][:, :, None] * weight[:, i, None, i + 1 :]
-        weight = torch.nn.functional.pad(inner, (i + 1, 0, i + 1, 0))
-    x = torch.zeros_like(right[:, -1:])
-    for i in reversed(range(count - 1)):
-        head = (right[:, i] / degree[i]).clamp(-1e30, 1e30) + (flow[i] * x).sum(-1)
-        x = torch.cat([head[:, None], x], dim=-1)
+    eliminated = []
+    while weight.shape[-1] > 1:
+        to_rest = weight[:, 0, 1:]
+        degree = to_rest.sum(-1, keepdim=True).clamp(min=least)
+        flow, head = to_rest / degree, (right[:, :1] / degree).clamp(-1e30, 1e30)
+        right = right[:, 1:] + right[:, :1] * flow
+        weight = weight[:, 1:, 1:] + to_rest[:, :, None] * flow[:, None, :]
+        if pull is not None:
+            head = head + pull[:, 0, 1:].sum(-1, keepdim=True) / degree
+            across = flow[:, :, None] * pull[:, 0, None, 1:]
+            pull = pull[:, 1:, 1:] + across - across.mT
+        eliminated.append((head, flow))
+    x = torch.zeros_like(right)
+    for head, flow in reversed(eliminated):
+        x = torch.cat([head + (flow * x).sum(-1, keepdim=True), x], dim=-1)
     return torch.zeros_like(x).scatter(1, order, x)
 
 

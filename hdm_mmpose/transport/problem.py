@@ -69,9 +69,10 @@ class TransportProblem:
             ``reference`` (J, N) and ``excess`` (J, M, N), in cells; cells in row-major order.
         """
         height, width = self.suppliers.shape[1:]
-        like = dict(dtype=self.suppliers.dtype, device=self.suppliers.device)
-        x2 = (torch.arange(width, **like) - self.demanders.position[..., 0, None]).square_()  # (J, M, W)
-        y2 = (torch.arange(height, **like) - self.demanders.position[..., 1, None]).square_()  # (J, M, H)
+        columns = torch.arange(width, dtype=self.suppliers.dtype, device=self.suppliers.device)
+        rows = torch.arange(height, dtype=self.suppliers.dtype, device=self.suppliers.device)
+        x2 = (columns - self.demanders.position[..., 0, None]).square_()  # (J, M, W)
+        y2 = (rows - self.demanders.position[..., 1, None]).square_()  # (J, M, H)
         square = (y2[..., :, None] + x2[..., None, :]).flatten(2)  # (J, M, N)
         distance = square.sqrt()
         reference = distance[:, :1]

@@ -20,4 +20,4 @@ def solve_single_demander(problem: TransportProblem) -> TransportResult:
         raise ValueError(f'demanders must be one per joint for the closed form, got M = {mass.shape[-1]}')
     semi_dual = SemiDual(problem)
     error = semi_dual.marginal_error(semi_dual.suppliers.sum(-1, keepdim=True))
-    return TransportResult(semi_dual, torch.zeros_like(mass), error, 0, torch.ones_like(error, dtype=torch.bool))
+    return TransportResult(semi_dual, torch.zeros_like(mass), error, 0, error <= semi_dual.tolerance)

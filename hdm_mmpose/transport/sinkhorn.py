@@ -31,7 +31,7 @@ def solve_sinkhorn(problem: TransportProblem, num_iters: int = 1000, tolerance: 
         tolerance: stop as soon as every joint's marginal error is below it.
 
     Returns:
-        TransportResult; ``converged`` judges the marginal error by ``tolerance``, or by the dtype's rounding.
+        TransportResult; ``converged`` judges the marginal error by ``tolerance``, or by what rounding allows.
     """
     if isinstance(num_iters, bool) or not isinstance(num_iters, int) or num_iters < 1:
         raise ValueError(f'num_iters must be a positive integer, got {num_iters!r}')
@@ -46,10 +46,9 @@ def solve_sinkhorn(problem: TransportProblem, num_iters: int = 1000, tolerance: 
         if tolerance is not None and _error(semi_dual, log_received).max() <= tolerance:
             break
         b = b + semi_dual.epsilon * torch.where(semi_dual.active, semi_dual.log_mass - log_received, 0)
-    received, _ = semi_dual.receive(semi_dual.share(b))
+    received, _ = semi_dual.receive(b)
     error = semi_dual.marginal_error(received)
-    enough = tolerance if tolerance is not None else 16 * torch.finfo(b.dtype).eps
-    return TransportResult(semi_dual, b, error, iterations, error <= enough)
+    return TransportResult(semi_dual, b, error, iterations, error <= (semi_dual.tolerance if tolerance is None else tolerance))
 
 
 def _error(semi_dual: SemiDual, log_received: Tensor) -> Tensor:
