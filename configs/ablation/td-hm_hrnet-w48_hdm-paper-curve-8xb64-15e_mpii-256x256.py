@@ -1,0 +1,4 @@
+# Supplement, Fig. 2 (b), the paper to the letter: the first 15 epochs, both losses and PCKh on MPII val after each.
+_base_ = ['../mpii/td-hm_hrnet-w48_hdm-paper-8xb64-210e_mpii-256x256.py']
+train_cfg = dict(max_epochs=15, val_interval=1)
+custom_hooks = [*_base_.custom_hooks, dict(type='ValidationLossHook', emd=_base_.hdm_loss)]

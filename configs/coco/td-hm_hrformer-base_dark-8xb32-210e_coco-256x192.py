@@ -1,0 +1,10 @@
+# HRFormer-B, 256 x 192: Gaussian MSE with DARK; everything else as in the baseline.
+_base_ = ['mmpose::body_2d_keypoint/topdown_heatmap/coco/td-hm_hrformer-base_8xb32-210e_coco-256x192.py']
+custom_imports = dict(imports=['hdm_mmpose.components'], allow_failed_imports=False)
+
+codec = dict(type='MSRAHeatmap', input_size=(192, 256), heatmap_size=(48, 64), sigma=2, unbiased=True)
+model = dict(head=dict(decoder=dict(codec, _delete_=True)))
+target = dict(type='GenerateTarget', encoder=codec)
+train_pipeline = [*_base_.train_pipeline[:-2], target, _base_.train_pipeline[-1]]
+train_dataloader = dict(dataset=dict(pipeline=train_pipeline))
+codec = dict(codec, _delete_=True)  # last: drops the recipe's own codec settings

@@ -1,0 +1,3 @@
+# HRFormer-B, 384 x 288: the Gaussian MSE baseline, MMPose's recipe unchanged.
+_base_ = ['mmpose::body_2d_keypoint/topdown_heatmap/coco/td-hm_hrformer-base_8xb32-210e_coco-384x288.py']
+custom_imports = dict(imports=['hdm_mmpose.components'], allow_failed_imports=False)

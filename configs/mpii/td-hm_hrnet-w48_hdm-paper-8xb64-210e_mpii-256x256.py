@@ -1,0 +1,14 @@
+# HRNet-W48, 256 x 256: heatmap distribution matching, the paper to the letter.
+_base_ = [
+    './td-hm_hrnet-w48_mse-8xb64-210e_mpii-256x256.py',
+    '../_base_/hdm_paper.py',
+]
+
+codec = dict(_base_.hdm_codec, input_size=(256, 256), heatmap_size=(64, 64))
+model = dict(
+    head=dict(loss=dict(_base_.hdm_loss, _delete_=True), decoder=dict(codec, _delete_=True)),
+    test_cfg=dict(shift_heatmap=False))
+target = dict(type='GenerateTarget', encoder=codec)
+train_pipeline = [*_base_.train_pipeline[:-2], target, _base_.train_pipeline[-1]]
+train_dataloader = dict(dataset=dict(pipeline=train_pipeline))
+codec = dict(codec, _delete_=True)  # last: drops the recipe's own codec settings
