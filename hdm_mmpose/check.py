@@ -1,0 +1,73 @@
+"""``python -m hdm_mmpose check CONFIG``: what in a config still disagrees with distribution matching.
+
+Overriding ``codec`` alone changes nothing in MMPose: pipelines and head keep their own copies, silently. This command reads
+the merged config and compares every copy, the rule the loss trains with and the rule the decoder reads with, crops,
+flip test, sizes and joints (``check_rules.py``). It builds no data set and reads no picture.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+
+from mmengine.config import Config, DictAction
+from mmpose.utils import register_all_modules
+
+import hdm_mmpose.components  # noqa: F401  (registers our parts, also for a config that forgets to)
+from hdm_mmpose.check_rules import RULES, Finding
+from hdm_mmpose.recipe import read_recipe
+
+
+def check_config(cfg: Config | dict) -> list[Finding]:
+    """Compare the parts of a merged config.
+
+    Args:
+        cfg: as read by ``Config.fromfile``; not changed.
+
+    Returns:
+        Findings, errors first; the same finding in several places is listed once with all its places.
+    """
+    register_all_modules()
+    recipe = read_recipe(cfg.to_dict() if isinstance(cfg, Config) else cfg)
+    return merged(finding for rule in RULES for finding in rule(recipe))
+
+
+def merged(findings: Iterable[Finding]) -> list[Finding]:
+    """Findings that differ by ``where`` alone put together; errors first."""
+    places: dict[Finding, list[str]] = {}
+    for finding in findings:
+        places.setdefault(replace(finding, where=''), []).append(finding.where)
+    joined = [replace(finding, where=', '.join(dict.fromkeys(where))) for finding, where in places.items()]
+    return sorted(joined, key=lambda finding: finding.level != 'error')
+
+
+def check_file(path: str, options: Sequence[str] = (), strict: bool = False) -> int:
+    """Read a config, print the findings.
+
+    Args:
+        path: config file; it is Python code, and reading it runs it.
+        options: ``key=value`` changes, as ``--cfg-options`` of MMPose's tools takes them.
+        strict: whether warnings count.
+
+    Returns:
+        Exit status: 1 if there is an error, or with ``strict`` any finding; else 0.
+    """
+    try:
+        cfg = Config.fromfile(path)
+        cfg.merge_from_dict(parsed(options))
+    except Exception as problem:  # a config is code and may raise anything
+        print(f'error: {path} cannot be read: {type(problem).__name__}: {problem}')
+        return 1
+    findings = check_config(cfg)
+    for finding in findings:
+        print(finding)
+    errors = sum(finding.level == 'error' for finding in findings)
+    print(f'{path}: ' + (f'{errors} errors, {len(findings) - errors} warnings' if findings else 'all parts agree'))
+    return int(errors > 0 or (strict and bool(findings)))
+
+
+def parsed(options: Sequence[str]) -> dict:
+    parser = argparse.ArgumentParser()
+    parser.add_argument('--cfg-options', nargs='+', action=DictAction, default={})
+    return parser.parse_args(['--cfg-options', *options]).cfg_options if options else {}

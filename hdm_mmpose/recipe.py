@@ -1,0 +1,209 @@
+"""What a config says, collected in one place: heads with their losses and decoders, encoders, crops, data sets.
+
+``check_rules.py`` compares these parts. Nothing here judges, and nothing is built.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from mmpose.datasets.datasets.utils import parse_pose_metainfo
+from mmpose.models.heads.base_head import BaseHead
+from mmpose.registry import DATASETS, KEYPOINT_CODECS, MODELS
+
+from hdm_mmpose.transport import SupplierRule, build_supplier
+
+OUR_LOSS = 'EMDHeatmapLoss'
+OUR_CODECS = ('DotAnnotationCodec', 'SubPixelDecoder')
+# Alignment of MMPose's own heatmap codecs; Megvii's cells begin, and do not have their centre, at x / stride.
+STOCK_ALIGNMENTS = {'MSRAHeatmap': 'msra', 'UDPHeatmap': 'udp', 'MegviiHeatmap': 'megvii'}
+LOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
+
+
+@dataclass(frozen=True)
+class Part:
+    """A dict of the config that builds something.
+
+    Attributes:
+        where: dotted path, such as ``model.head.decoder``.
+        cfg: the dict itself.
+    """
+
+    where: str
+    cfg: dict
+
+    @property
+    def type(self) -> str:
+        return type_name(self.cfg)
+
+    def get(self, name: str, registry: Any = None) -> Any:
+        """The option ``name``, or what the class in ``registry`` takes when it is not given, or None."""
+        if name in self.cfg:
+            return self.cfg[name]
+        built = registry.get(self.type) if registry is not None else None
+        parameter = inspect.signature(built).parameters.get(name) if built is not None else None
+        return None if parameter is None or parameter.default is parameter.empty else parameter.default
+
+
+class Codec(Part):
+    """An encoder, a decoder, or the ``codec`` at the top of a config."""
+
+    @property
+    def ours(self) -> bool:
+        return self.type in OUR_CODECS
+
+    def option(self, name: str) -> Any:
+        return self.get(name, KEYPOINT_CODECS)
+
+    def size(self, name: str) -> tuple[int, int] | None:
+        """``input_size`` (w, h) or ``heatmap_size`` (W, H)."""
+        value = self.option(name)
+        return (int(value[0]), int(value[1])) if isinstance(value, list | tuple) and len(value) == 2 else None
+
+    @property
+    def alignment(self) -> str | None:
+        return self.option('alignment') if self.ours else STOCK_ALIGNMENTS.get(self.type)
+
+    @property
+    def supplier(self) -> SupplierRule | None:
+        return supplier_or_none(self.option('supplier')) if self.ours else None
+
+    @property
+    def combined(self) -> bool:
+        return self.option('heatmap_type') == 'combined'
+
+
+class Loss(Part):
+    """An ``EMDHeatmapLoss``."""
+
+    def option(self, name: str) -> Any:
+        return self.get(name, MODELS)
+
+    @property
+    def supplier(self) -> SupplierRule | None:
+        return supplier_or_none(self.option('supplier'))
+
+
+@dataclass(frozen=True)
+class Head(Part):
+    """A head, with the losses of this package inside its ``loss`` in the order they are written, and its decoder."""
+
+    losses: list[Loss] = field(default_factory=list)
+    decoder: Codec | None = None
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """All parts of a config that have to agree.
+
+    Attributes:
+        cfg: the whole config.
+        heads: heads anywhere in ``model``; those inside others, such as ``VisPredictHead``'s, are of their own.
+        encoders: encoders of all pipelines; lists are taken apart.
+        crops: all ``TopdownAffine`` of all pipelines.
+        datasets: (where, data set, number of joints its pipeline hands on, or None if not known) of each loader.
+        codecs: the top-level ``codec``; a list is taken apart.
+    """
+
+    cfg: dict
+    heads: list[Head]
+    encoders: list[Codec]
+    crops: list[Part]
+    datasets: list[tuple[str, dict, int | None]]
+    codecs: list[Codec]
+
+    @property
+    def decoders(self) -> list[Codec]:
+        return [head.decoder for head in self.heads if head.decoder is not None]
+
+    @property
+    def losses(self) -> list[Loss]:
+        return [loss for head in self.heads for loss in head.losses]
+
+    @property
+    def test_cfg(self) -> dict:
+        return self.cfg.get('model', {}).get('test_cfg') or {}
+
+
+def read_recipe(cfg: dict) -> Recipe:
+    """Collect the parts of a merged config."""
+    pipelines = {name: cfg[name]['dataset'] for name in LOADERS if (cfg.get(name) or {}).get('dataset')}
+    steps = [part for name, dataset in pipelines.items() for part in walk(dataset, f'{name}.dataset')]
+    steps += walk(cfg.get('custom_hooks') or [], 'custom_hooks')  # PipelineSwitchHook brings another pipeline
+    encoders = [codec for part in steps if part.type == 'GenerateTarget'
+                for codec in codecs_in(part.cfg.get('encoder'), f'{part.where}.encoder')]
+    return Recipe(
+        cfg=cfg,
+        heads=[read_head(part) for part in walk(cfg.get('model') or {}, 'model') if is_head(part)],
+        encoders=encoders,
+        crops=[part for part in steps if part.type == 'TopdownAffine'],
+        datasets=[entry for name, dataset in pipelines.items() for entry in datasets_in(dataset, f'{name}.dataset')],
+        codecs=codecs_in(cfg.get('codec'), 'codec'))
+
+
+def type_name(cfg: dict) -> str:
+    """Last part of ``type``, which may be a string with a scope or a module in front, a class, or missing."""
+    kind = cfg.get('type', '')
+    return str(kind).rpartition('.')[2] if isinstance(kind, str) else getattr(kind, '__name__', str(kind))
+
+
+def walk(value: Any, where: str) -> Iterator[Part]:
+    """Every dict inside ``value``, outer ones first, with its dotted path."""
+    if isinstance(value, dict):
+        yield Part(where, value)
+        for key, inner in value.items():
+            yield from walk(inner, f'{where}.{key}' if where else str(key))
+    elif isinstance(value, list | tuple):
+        for index, inner in enumerate(value):
+            yield from walk(inner, f'{where}[{index}]')
+
+
+def is_head(part: Part) -> bool:
+    built = MODELS.get(part.type) if part.type else None
+    return inspect.isclass(built) and issubclass(built, BaseHead)
+
+
+def read_head(part: Part) -> Head:
+    losses = [Loss(inner.where, inner.cfg) for inner in walk(part.cfg.get('loss'), f'{part.where}.loss')
+              if inner.type == OUR_LOSS]
+    decoders = codecs_in(part.cfg.get('decoder'), f'{part.where}.decoder')
+    return Head(part.where, part.cfg, losses, decoders[0] if decoders else None)
+
+
+def codecs_in(value: Any, where: str) -> list[Codec]:
+    if isinstance(value, list | tuple):
+        return [codec for index, inner in enumerate(value) for codec in codecs_in(inner, f'{where}[{index}]')]
+    return [Codec(where, value)] if isinstance(value, dict) and 'type' in value else []
+
+
+def datasets_in(dataset: dict, where: str, joints: int | None = None) -> Iterator[tuple[str, dict, int | None]]:
+    """Data sets inside a data set, each with the number of joints that reaches the model."""
+    converted = [step['num_keypoints'] for step in dataset.get('pipeline') or []
+                 if isinstance(step, dict) and type_name(step) == 'KeypointConverter' and 'num_keypoints' in step]
+    joints = joints or (converted[-1] if converted else None)
+    inner = dataset.get('datasets') or ([dataset['dataset']] if isinstance(dataset.get('dataset'), dict) else [])
+    if not inner:
+        yield where, dataset, joints or declared_joints(dataset)
+    for index, each in enumerate(inner):
+        path = f'{where}.datasets[{index}]' if dataset.get('datasets') else f'{where}.dataset'
+        yield from datasets_in(each, path, joints)
+
+
+def declared_joints(dataset: dict) -> int | None:
+    """Number of joints in a data set's meta information, or None if it cannot be read."""
+    built = DATASETS.get(type_name(dataset))
+    metainfo: dict = dict(dataset.get('metainfo') or getattr(built, 'METAINFO', {}))
+    try:
+        return int(parse_pose_metainfo(metainfo)['num_keypoints'])
+    except (TypeError, ValueError, KeyError, AssertionError, OSError):  # the data set itself will say
+        return None
+
+
+def supplier_or_none(spec: Any) -> SupplierRule | None:
+    try:
+        return build_supplier(spec)
+    except ValueError:  # building the part says what is wrong with it
+        return None

@@ -1,0 +1,111 @@
+"""TransportMonitorHook: the numbers, when they are measured, and what it leaves behind."""
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from mmengine.hooks import LoggerHook
+from torch import nn
+
+from hdm_mmpose.components import EMDHeatmapLoss, TransportMonitorHook
+from hdm_mmpose.components import transport_monitor_hook as module
+from tests.tiny_training import draw, scalars, tiny_config, train
+
+STRIDE, WIDTH, HEIGHT = 4, 9, 11
+
+
+def one_hot(points: torch.Tensor) -> torch.Tensor:
+    """(B, K, H, W) maps with all mass in one cell, from integer points (B, K, 2)."""
+    maps = torch.zeros(*points.shape[:2], HEIGHT, WIDTH)
+    return maps.flatten(2).scatter(2, (points[..., 1] * WIDTH + points[..., 0])[..., None], 1.0).view_as(maps)
+
+
+def step_of(loss: EMDHeatmapLoss, *inputs: torch.Tensor):
+    loss.keep_last_step = True
+    loss(*inputs)
+    return loss.last_step
+
+
+def test_distance_is_what_mass_travels_in_input_pixels() -> None:
+    generator = torch.Generator().manual_seed(0)
+    dots, predicted = (torch.stack([torch.randint(0, size, (3, 5), generator=generator) for size in (WIDTH, HEIGHT)], -1)
+                       for _ in range(2))
+    weights = (torch.arange(15).view(3, 5) % 4 > 0).float()
+    step = step_of(EMDHeatmapLoss(supplier='relu'), one_hot(predicted), dots.float(), weights)
+    joints, distance, dead, error = module.measure(step, EMDHeatmapLoss(supplier='relu').options, WIDTH * STRIDE).tolist()
+    wanted = STRIDE * ((dots - predicted).double().norm(dim=-1) * weights).sum()
+    assert joints == weights.sum() and dead == 0 and error < 1e-5
+    assert distance == pytest.approx(float(wanted), rel=1e-5)
+
+
+def test_distance_does_not_depend_on_what_is_minimised() -> None:
+    maps, dots = torch.randn(2, 3, HEIGHT, WIDTH), torch.rand(2, 3, 2) * 8
+    measured = []
+    for options in (dict(), dict(ground_distance=dict(type='saturated', scale=1.5), cross_entropy_weight=2.0, loss_weight=9.0)):
+        loss = EMDHeatmapLoss(epsilon=0.25, potential='product', **options)
+        measured.append(module.measure(step_of(loss, maps, dots), loss.options, WIDTH * STRIDE))
+    assert measured[0][1] == measured[1][1]
+
+
+def test_dead_maps_are_counted() -> None:
+    maps = torch.rand(4, 5, HEIGHT, WIDTH)
+    maps[0, :3] = -1
+    weights = torch.ones(4, 5)
+    weights[0, 0] = 0  # dead, but does not count
+    for supplier, wanted in (('relu', 2), ('softplus', 0)):
+        loss = EMDHeatmapLoss(supplier=supplier)
+        step = step_of(loss, maps, torch.ones(4, 5, 2), weights)
+        assert module.measure(step, loss.options, None)[2] == wanted
+
+
+def runner_of(model: nn.Module, interval: int = 3) -> SimpleNamespace:
+    hub = SimpleNamespace(logged={})
+    hub.update_scalar = hub.logged.__setitem__
+    return SimpleNamespace(model=model, hooks=[LoggerHook(interval=interval)], message_hub=hub, train_dataloader=[None] * 8)
+
+
+def test_measures_only_when_a_line_is_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+    monkeypatch.setattr(module, 'measure', lambda *_: asked.append(index) or torch.tensor([2.0, 8.0, 1.0, 0.5]).double())
+    loss = EMDHeatmapLoss()
+    runner, hook = runner_of(nn.Sequential(loss)), TransportMonitorHook()
+    hook.before_train(runner)
+    for index in range(8):
+        loss(torch.rand(1, 2, HEIGHT, WIDTH), torch.ones(1, 2, 2))
+        hook.after_train_iter(runner, index, dict(inputs=[torch.zeros(3, 44, 36)]))
+    assert asked == [2, 5, 7]  # every third, and the last of the epoch
+    assert runner.message_hub.logged == {'train/transport_px': 4.0, 'train/dead_maps': 0.5, 'train/marginal_error': 0.5}
+    hook.after_train(runner)
+    assert loss.last_step is None and not loss.keep_last_step
+
+
+def test_nothing_is_logged_where_no_joint_counts() -> None:
+    loss = EMDHeatmapLoss()
+    runner, hook = runner_of(loss, interval=1), TransportMonitorHook()
+    hook.before_train(runner)
+    loss(torch.rand(1, 2, HEIGHT, WIDTH), torch.ones(1, 2, 2), torch.zeros(1, 2))
+    hook.after_train_iter(runner, 0, dict(inputs=[torch.zeros(3, 44, 36)]))
+    assert runner.message_hub.logged == {}
+
+
+@pytest.mark.parametrize('interval', [0, -1, 2.5, True])
+def test_bad_interval_is_refused(interval: object) -> None:
+    with pytest.raises(ValueError, match='interval must be a positive integer'):
+        TransportMonitorHook(interval=interval)
+
+
+def test_model_without_the_loss_is_refused() -> None:
+    with pytest.raises(ValueError, match='the model has none'):
+        TransportMonitorHook().before_train(runner_of(nn.Linear(1, 1)))
+
+
+def test_numbers_stand_next_to_the_loss_in_a_real_log(tmp_path: Path) -> None:
+    cfg = tiny_config(draw(tmp_path / 'data'), tmp_path / 'run', default_hooks__logger__interval=2)
+    cfg.custom_hooks = [dict(type='TransportMonitorHook')]
+    train(cfg)
+    lines = [line for line in scalars(tmp_path / 'run') if 'loss' in line]
+    assert lines and all({'transport_px', 'dead_maps', 'marginal_error'} <= line.keys() for line in lines)
+    for line in lines:
+        assert 10 < line['transport_px'] < 160  # untrained: anywhere in 128 x 96 pixels
+        assert line['dead_maps'] == 0 and line['marginal_error'] < 1e-4

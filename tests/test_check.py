@@ -1,0 +1,401 @@
+"""``python -m hdm_mmpose check``: every rule finds its planted fault, and finds nothing where there is none."""
+
+from __future__ import annotations
+
+import copy
+import functools
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip('mmpose', reason='the command checks configs of MMPose')
+
+from mmengine.config import Config  # noqa: E402
+
+from hdm_mmpose.__main__ import main  # noqa: E402
+from hdm_mmpose.check import check_config  # noqa: E402
+
+ROOT = Path(__file__).resolve().parent.parent
+(DEMO,) = (ROOT / 'configs' / 'demo').glob('*_hdm-*.py')
+OURS = sorted(path for path in ROOT.glob('configs/[!_]*/*.py') if '_hdm' in path.name)
+# One per dataset and one with another backbone; `make test-all` looks at all.
+SOME = ['td-hm_hrnet-w32_hdm-8xb64-210e_mpii-256x256.py', 'td-hm_hrformer-base_hdm-paper-8xb32-210e_coco-256x192.py',
+        'cspnext-m_hdm-8xb256-210e_coco-256x192.py']
+COCO = 'mmpose::body_2d_keypoint/topdown_heatmap/coco'
+
+GAUSSIAN = dict(type='MSRAHeatmap', input_size=(96, 128), heatmap_size=(24, 32), sigma=1)
+UDP = dict(type='UDPHeatmap', input_size=(96, 128), heatmap_size=(24, 32), sigma=1)
+
+
+@functools.cache
+def read(path: Path) -> Config:
+    return Config.fromfile(path)
+
+
+def demo() -> dict:
+    """A config of this package in which everything agrees."""
+    return copy.deepcopy(read(DEMO).to_dict())
+
+
+def stock(text: str, folder: Path) -> dict:
+    path = folder / 'config.py'
+    path.write_text(text)
+    return Config.fromfile(path).to_dict()
+
+
+def found(cfg: dict) -> dict[str, str]:
+    """Level of each rule that found something."""
+    return {finding.rule: finding.level for finding in check_config(cfg)}
+
+
+def step(cfg: dict, loader: str, kind: str) -> dict:
+    """A step of a pipeline."""
+    return next(each for each in cfg[loader]['dataset']['pipeline'] if each['type'] == kind)
+
+
+def encode_with(cfg: dict, codec: dict) -> None:
+    step(cfg, 'train_dataloader', 'GenerateTarget')['encoder'] = codec
+
+
+# ---------------------------------------------------------------------------------------------- planted disagreements
+
+
+def decoder_supplier(cfg: dict) -> None:
+    cfg['model']['head']['decoder']['supplier'] = 'relu'
+
+
+def decoder_sharpness(cfg: dict) -> None:
+    cfg['model']['head']['decoder']['supplier'] = dict(type='softplus', sharpness=3.0)
+
+
+def flipped_and_shifted(cfg: dict) -> None:
+    cfg['model']['test_cfg']['shift_heatmap'] = True
+
+
+def gaussian_flipped_unshifted(cfg: dict) -> None:
+    encode_with(cfg, GAUSSIAN)
+    cfg['model']['head']['decoder'] = GAUSSIAN
+
+
+def udp_crop_in_one_pipeline(cfg: dict) -> None:
+    step(cfg, 'val_dataloader', 'TopdownAffine')['use_udp'] = True
+
+
+def codec_alone(cfg: dict) -> None:
+    cfg['codec'] = dict(cfg['codec'], supplier='softmax')
+
+
+def decoder_forgotten(cfg: dict) -> None:
+    cfg['model']['head']['decoder'] = UDP
+
+
+def loss_alone(cfg: dict) -> None:
+    encode_with(cfg, GAUSSIAN)
+    cfg['model']['head']['decoder'] = cfg['codec'] = GAUSSIAN
+
+
+def score_max(cfg: dict) -> None:
+    cfg['model']['head']['decoder']['score'] = 'max'
+
+
+def encoder_alignment(cfg: dict) -> None:
+    step(cfg, 'train_dataloader', 'GenerateTarget')['encoder']['alignment'] = 'msra'
+
+
+def encoder_size(cfg: dict) -> None:
+    step(cfg, 'train_dataloader', 'GenerateTarget')['encoder']['heatmap_size'] = (48, 64)
+
+
+def encoder_in_switched_pipeline(cfg: dict) -> None:
+    pipeline = copy.deepcopy(cfg['train_dataloader']['dataset']['pipeline'])
+    cfg['custom_hooks'] = [dict(type='PipelineSwitchHook', switch_epoch=5, switch_pipeline=pipeline)]
+    pipeline[-2]['encoder']['alignment'] = 'udp'
+
+
+def encoder_in_combined_dataset(cfg: dict) -> None:
+    inner = copy.deepcopy(cfg['train_dataloader']['dataset'])
+    inner['pipeline'][-2]['encoder']['alignment'] = 'udp'
+    cfg['train_dataloader']['dataset'] = dict(
+        type='CombinedDataset', metainfo=dict(from_file='configs/_base_/datasets/coco.py'), datasets=[inner], pipeline=[])
+
+
+def encoder_supplier(cfg: dict) -> None:
+    step(cfg, 'train_dataloader', 'GenerateTarget')['encoder']['supplier'] = 'relu'
+
+
+def crop_size(cfg: dict) -> None:
+    step(cfg, 'test_dataloader', 'TopdownAffine')['input_size'] = (192, 256)
+
+
+def combined_offsets(cfg: dict) -> None:
+    encode_with(cfg, dict(UDP, heatmap_type='combined'))
+
+
+def combined_flip(cfg: dict) -> None:
+    cfg['model']['test_cfg']['flip_mode'] = 'udp_combined'
+
+
+def nothing_imported(cfg: dict) -> None:
+    del cfg['custom_imports']
+
+
+def delete_in_list(cfg: dict) -> None:
+    cfg['train_dataloader']['dataset']['pipeline'][-2]['encoder']['_delete_'] = True
+
+
+def unknown_supplier(cfg: dict) -> None:
+    cfg['model']['head']['loss']['supplier'] = 'sigmoid'
+
+
+def unknown_option(cfg: dict) -> None:
+    cfg['model']['head']['loss']['lambd'] = 1
+
+
+def misspelt_type(cfg: dict) -> None:
+    cfg['model']['head']['decoder']['type'] = 'SubpixelDecoder'
+
+
+def epsilon_twice(cfg: dict) -> None:
+    cfg['model']['head']['loss'].update(epsilon=0.25, entropic_lambda=1, cell_size=4)
+
+
+def lambda_without_unit(cfg: dict) -> None:
+    cfg['model']['head']['loss'].update(entropic_lambda=1)
+
+
+def bottom_up(cfg: dict) -> None:
+    cfg['model']['type'] = 'BottomupPoseEstimator'
+
+
+def associative_embedding(cfg: dict) -> None:
+    head = cfg['model']['head']
+    head.update(type='AssociativeEmbeddingHead', loss=dict(type='AssociativeEmbeddingLoss', keypoint_loss=head['loss']))
+
+
+def simcc(cfg: dict) -> None:
+    cfg['model']['head']['type'] = 'SimCCHead'
+
+
+def wrapped(cfg: dict) -> None:
+    head = cfg['model']['head']
+    head['loss'] = dict(type='MultipleLossWrapper', losses=[head['loss']])
+
+
+def coordinates(cfg: dict) -> None:
+    head = cfg['model']['head']
+    head.update(type='DSNTHead', loss=dict(type='MultipleLossWrapper', losses=[head['loss'], dict(type='SmoothL1Loss')]))
+
+
+def normalised_maps(cfg: dict) -> None:
+    head = cfg['model']['head']
+    head.update(type='DSNTHead', loss=dict(type='MultipleLossWrapper', losses=[dict(type='SmoothL1Loss'), head['loss']]))
+
+
+def visibility(cfg: dict) -> None:
+    head = cfg['model']['head']
+    inner = dict(head, loss=dict(type='KeypointMSELoss'))
+    cfg['model']['head'] = dict(type='VisPredictHead', loss=head['loss'], pose_cfg=inner)
+
+
+def wrong_cell(cfg: dict) -> None:
+    cfg['model']['head']['loss'].update(entropic_lambda=1, cell_size=8)
+
+
+def cost_in_cells(cfg: dict) -> None:
+    cfg['model']['head']['loss'].update(entropic_lambda=1, cell_size=1)
+
+
+def newton_iterations(cfg: dict) -> None:
+    cfg['model']['head']['loss'].update(num_iters=1000)
+
+
+def weights_ignored(cfg: dict) -> None:
+    cfg['model']['head']['loss'].update(use_target_weight=False)
+
+
+def head_of_another_stride(cfg: dict) -> None:
+    cfg['model']['head'].update(deconv_out_channels=(64, 64), deconv_kernel_sizes=(4, 4))
+
+
+def another_joint_count(cfg: dict) -> None:
+    cfg['model']['head']['out_channels'] = 14
+
+
+def broken_model(cfg: dict) -> None:
+    cfg['model']['head'].update(deconv_kernel_sizes=(4, 4))
+
+
+def long_cells(cfg: dict) -> None:
+    for codec in (cfg['codec'], cfg['model']['head']['decoder'], step(cfg, 'train_dataloader', 'GenerateTarget')['encoder']):
+        codec['heatmap_size'] = (24, 24)
+
+
+def no_decoder(cfg: dict) -> None:
+    cfg['model']['head']['decoder'] = None
+
+
+def gaussian_read_as_dots(cfg: dict) -> None:
+    encode_with(cfg, UDP)
+    cfg['codec'] = UDP
+    cfg['model']['head'].update(loss=dict(type='KeypointMSELoss'))
+    cfg['model']['head']['decoder']['alignment'] = 'udp'
+    for loader in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
+        step(cfg, loader, 'TopdownAffine')['use_udp'] = True
+
+
+def stages_differ(cfg: dict) -> None:
+    head = cfg['model']['head']
+    head.update(type='CPMHead', num_stages=2, loss=[dict(head['loss'], supplier='softmax'), head['loss']])
+
+
+def nothing_of_ours(cfg: dict) -> None:
+    gaussian_flipped_unshifted(cfg)
+    cfg['codec'] = GAUSSIAN
+    cfg['model']['head']['loss'] = dict(type='KeypointMSELoss', use_target_weight=True)
+
+
+PLANTED: list[tuple[Callable[[dict], None], str, str]] = [
+    (decoder_supplier, 'supplier', 'error'),
+    (decoder_sharpness, 'supplier', 'error'),
+    (flipped_and_shifted, 'flip-shift', 'error'),
+    (gaussian_flipped_unshifted, 'flip-shift', 'error'),
+    (udp_crop_in_one_pipeline, 'crop-alignment', 'error'),
+    (codec_alone, 'codec-not-used', 'error'),
+    (decoder_forgotten, 'old-decoder', 'error'),
+    (loss_alone, 'gaussian-decoder', 'warning'),
+    (loss_alone, 'rounded-targets', 'warning'),
+    (score_max, 'score', 'warning'),
+    (encoder_alignment, 'alignment', 'error'),
+    (encoder_size, 'size', 'error'),
+    (encoder_in_switched_pipeline, 'alignment', 'error'),
+    (encoder_in_combined_dataset, 'alignment', 'error'),
+    (encoder_supplier, 'encoder-supplier', 'warning'),
+    (crop_size, 'crop-size', 'error'),
+    (combined_offsets, 'combined-offsets', 'error'),
+    (combined_flip, 'flip-mode', 'error'),
+    (nothing_imported, 'imports', 'error'),
+    (delete_in_list, 'leftover-delete', 'error'),
+    (unknown_supplier, 'does-not-build', 'error'),
+    (unknown_option, 'does-not-build', 'error'),
+    (misspelt_type, 'does-not-build', 'error'),
+    (epsilon_twice, 'does-not-build', 'error'),
+    (lambda_without_unit, 'does-not-build', 'error'),
+    (bottom_up, 'refused-estimator', 'error'),
+    (associative_embedding, 'refused-head', 'error'),
+    (simcc, 'refused-head', 'error'),
+    (wrapped, 'loss-place', 'error'),
+    (coordinates, 'loss-place', 'error'),
+    (visibility, 'loss-place', 'error'),
+    (normalised_maps, 'paired-supplier', 'error'),
+    (wrong_cell, 'cell-size', 'error'),
+    (cost_in_cells, 'cell-size', 'warning'),
+    (newton_iterations, 'num-iters', 'warning'),
+    (weights_ignored, 'target-weight', 'warning'),
+    (head_of_another_stride, 'output-size', 'error'),
+    (another_joint_count, 'joints', 'error'),
+    (broken_model, 'model', 'error'),
+    (long_cells, 'square-cells', 'warning'),
+    (no_decoder, 'no-decoder', 'error'),
+    (gaussian_read_as_dots, 'gaussian-reading', 'warning'),
+    (stages_differ, 'stage-supplier', 'warning'),
+    (nothing_of_ours, 'unused', 'warning'),
+]
+
+
+@pytest.mark.parametrize(('plant', 'rule', 'level'), PLANTED, ids=[f'{plant.__name__}-{rule}' for plant, rule, _ in PLANTED])
+def test_planted_fault_is_found(plant: Callable[[dict], None], rule: str, level: str) -> None:
+    cfg = demo()
+    plant(cfg)
+    assert found(cfg).get(rule) == level, found(cfg)
+
+
+def test_nothing_is_found_where_all_agree() -> None:
+    assert found(demo()) == {}
+
+
+def test_surrogate_reads_as_relu() -> None:
+    cfg = demo()
+    cfg['model']['head']['loss']['supplier'] = dict(type='relu_surrogate', sharpness=2.0)
+    for codec in (cfg['codec'], cfg['model']['head']['decoder'], step(cfg, 'train_dataloader', 'GenerateTarget')['encoder']):
+        codec['supplier'] = 'relu'
+    assert found(cfg) == {}
+
+
+def test_one_disagreement_is_one_finding_with_all_its_places() -> None:
+    cfg = demo()
+    for loader in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
+        step(cfg, loader, 'TopdownAffine')['use_udp'] = True
+    (finding,) = check_config(cfg)
+    assert finding.rule == 'crop-alignment'
+    assert [place.split('.')[0] for place in finding.where.split(', ')] == [
+        'train_dataloader', 'val_dataloader', 'test_dataloader']
+
+
+def test_the_config_is_not_changed() -> None:
+    cfg = demo()
+    before = copy.deepcopy(cfg)
+    check_config(cfg)
+    assert cfg == before
+
+
+@pytest.mark.parametrize('path', [pytest.param(path, marks=[] if path.name in SOME else pytest.mark.slow) for path in OURS],
+                         ids=lambda path: path.stem)
+def test_our_configs_agree(path: Path) -> None:
+    deliberate = {'cell-size'} if 'paper-cells' in path.name else set()
+    assert set(found(read(path))) == deliberate
+
+
+# MMPose 1.3.2's own recipes in which something does disagree: six that override `codec` alone and so are not UDP at all, and
+# six that encode with UDP on crops without it.
+NOT_UDP, CROP = {'codec-not-used', 'flip-shift'}, {'crop-alignment'}
+STOCK_FAULTS = {
+    'body_2d_keypoint': {'cspnext-m_udp_8xb64-210e_crowpose-256x192': CROP, 'cspnext-m_udp_8xb64-210e_mpii-256x256': CROP},
+    'face_2d_keypoint': {},
+    'fashion_2d_keypoint': {
+        f'td-hm_hrnet-{size}-210e_deepfashion_{part}-256x192': NOT_UDP
+        for size in ('w32_udp_8xb64', 'w48_udp_8xb32') for part in ('full', 'lower', 'upper')},
+    'hand_2d_keypoint': {
+        f'td-hm_hrnetv2-w18_udp-8xb64-210e_{name}-256x256': CROP for name in ('onehand10k', 'rhd2d')},
+    'wholebody_2d_keypoint': {f'cspnext-{size}_udp_8xb64-210e_coco-wholebody-256x192': CROP for size in 'lm'},
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('kind', STOCK_FAULTS)
+def test_stock_recipes(kind: str) -> None:
+    """No false alarm on several hundred recipes of others, and their real faults found."""
+    import mmpose
+
+    folder = Path(mmpose.__file__).parent / '.mim' / 'configs' / kind / 'topdown_heatmap'
+    alarms = {}
+    for path in sorted(folder.glob('*/*.py')):
+        errors = {rule for rule, level in found(Config.fromfile(path)).items() if level == 'error'}
+        if errors:
+            alarms[path.stem] = errors
+    assert alarms == STOCK_FAULTS[kind]
+
+
+def test_command_prints_findings_and_fails(capsys: pytest.CaptureFixture) -> None:
+    assert main(['check', str(DEMO)]) == 0
+    assert 'all parts agree' in capsys.readouterr().out
+    options = ['model.head.decoder.supplier=relu', 'model.test_cfg.shift_heatmap=True']
+    assert main(['check', str(DEMO), '--cfg-options', *options]) == 1
+    printed = capsys.readouterr().out
+    for text in ('model.head.decoder', "repair: supplier='softplus' in both", 'shift_heatmap=False', '2 errors, 1 warnings'):
+        assert text in printed
+
+
+def test_strict_fails_on_warnings(capsys: pytest.CaptureFixture) -> None:
+    options = ['--cfg-options', 'model.head.decoder.score=max']
+    assert main(['check', str(DEMO), *options]) == 0
+    assert main(['check', str(DEMO), '--strict', *options]) == 1
+    assert 'warning' in capsys.readouterr().out
+
+
+@pytest.mark.parametrize('text', ['lr = 1 / 0', 'model = dict(', "_base_ = ['./missing.py']"],
+                         ids=['raises', 'syntax', 'base'])
+def test_unreadable_config_is_said_not_thrown(text: str, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    (tmp_path / 'broken.py').write_text(text)
+    assert main(['check', str(tmp_path / 'broken.py')]) == 1
+    assert 'cannot be read' in capsys.readouterr().out
