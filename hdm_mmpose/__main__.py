@@ -27,13 +27,14 @@ def add_check(commands) -> None:
     parser.add_argument("config", help="a config file; configs are Python code, and reading one runs it")
     parser.add_argument("--cfg-options", nargs="+", default=(), metavar="KEY=VALUE", help="changes, as in tools/train.py")
     parser.add_argument("--strict", action="store_true", help="fail on warnings too")
+    parser.add_argument("--data", action="store_true", help="look through the annotation files too")
     parser.set_defaults(run=run_check)
 
 
 def run_check(args: argparse.Namespace) -> int:
     from hdm_mmpose.check import check_file  # the other commands do not need MMPose
 
-    return check_file(args.config, args.cfg_options, args.strict)
+    return check_file(args.config, args.cfg_options, args.strict, args.data)
 
 
 COMMANDS = (add_info, add_check)

@@ -2,7 +2,7 @@
 
 Overriding ``codec`` alone changes nothing in MMPose: pipelines and head keep their own copies, silently. This command reads
 the merged config and compares every copy, the rule the loss trains with and the rule the decoder reads with, crops,
-flip test, sizes and joints (``check_rules.py``). It builds no data set and reads no picture.
+flip test, sizes and joints (``check_rules.py``). It builds no data set; ``--data`` looks through its files (``check_data.py``).
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from mmengine.config import Config, DictAction
 from mmpose.utils import register_all_modules
 
 import hdm_mmpose.components  # noqa: F401  (registers our parts, also for a config that forgets to)
+from hdm_mmpose.check_data import check_data
 from hdm_mmpose.check_rules import RULES, Finding
 from hdm_mmpose.recipe import read_recipe
 
@@ -42,13 +43,14 @@ def merged(findings: Iterable[Finding]) -> list[Finding]:
     return sorted(joined, key=lambda finding: finding.level != 'error')
 
 
-def check_file(path: str, options: Sequence[str] = (), strict: bool = False) -> int:
+def check_file(path: str, options: Sequence[str] = (), strict: bool = False, data: bool = False) -> int:
     """Read a config, print the findings.
 
     Args:
         path: config file; it is Python code, and reading it runs it.
         options: ``key=value`` changes, as ``--cfg-options`` of MMPose's tools takes them.
         strict: whether warnings count.
+        data: whether to look through the annotation files too.
 
     Returns:
         Exit status: 1 if there is an error, or with ``strict`` any finding; else 0.
@@ -59,7 +61,7 @@ def check_file(path: str, options: Sequence[str] = (), strict: bool = False) -> 
     except Exception as problem:  # a config is code and may raise anything
         print(f'error: {path} cannot be read: {type(problem).__name__}: {problem}')
         return 1
-    findings = check_config(cfg)
+    findings = check_config(cfg) + (merged(check_data(cfg)) if data else [])
     for finding in findings:
         print(finding)
     errors = sum(finding.level == 'error' for finding in findings)

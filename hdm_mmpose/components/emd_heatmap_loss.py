@@ -9,7 +9,7 @@ import torch
 from mmpose.registry import MODELS
 from torch import Tensor, nn
 
-from hdm_mmpose.transport import EMDOptions, build_ground_distance, build_supplier, centroid, cross_entropy, emd
+from hdm_mmpose.transport import EMDOptions, build_ground_distance, build_supplier, cross_entropy, emd
 
 REDUCTIONS = ('mean', 'sum', 'none')
 
@@ -64,6 +64,8 @@ class EMDHeatmapLoss(nn.Module):
             under which every cell has mass.
         entropic_lambda (float, optional): the paper's ``lambda`` in 1 / (input pixel), instead of ``epsilon``; needs
         cell_size (float, optional): the paper's ``g``, input pixels per heatmap cell (the stride).
+        backend (str): who computes it: ``'torch'``, ``'triton'`` (one kernel on an NVIDIA GPU; an error where it cannot be
+            had), or ``'auto'``, the kernel on GPUs it has been tested on (``transport/backend.py``), PyTorch elsewhere.
 
     Raises:
         ValueError: an unknown name, a number out of range, or ``epsilon`` together with ``entropic_lambda``.
@@ -84,6 +86,7 @@ class EMDHeatmapLoss(nn.Module):
         cross_entropy_weight: float = 0.0,
         entropic_lambda: float | None = None,
         cell_size: float | None = None,
+        backend: str = 'auto',
     ) -> None:
         super().__init__()
         if reduction not in REDUCTIONS:
@@ -96,6 +99,7 @@ class EMDHeatmapLoss(nn.Module):
             num_iters=num_iters,
             unbiased=unbiased,
             ground_distance=build_ground_distance(ground_distance),
+            backend=backend,
         )
         self.cross_entropy_weight = _number('cross_entropy_weight', cross_entropy_weight, least=0)
         if self.cross_entropy_weight and not self.options.supplier.positive:
@@ -131,21 +135,22 @@ class EMDHeatmapLoss(nn.Module):
                 coordinates; checked on the CPU only, since asking a GPU would stall it).
         """
         weights = self._weights(output, target_weights)
-        dots = self._dots(output, target, weights).flatten(0, 1)
+        target = self._target(output, target, weights)
         maps = output.flatten(0, 1)
         # Half precision is lifted inside; autocast must not lower anything again.
         with torch.autocast(output.device.type, enabled=False):
-            measured = emd(maps, dots, self.options)
+            measured = emd(maps, target.flatten(0, 1), self.options)
             losses = measured.cost
             if self.cross_entropy_weight:
+                dots = measured.dots if weights is None else torch.where(weights.reshape(-1, 1) > 0, measured.dots, 0)
                 counted = maps if weights is None else torch.where((weights > 0).reshape(-1, 1, 1), maps, 0)
                 losses = losses + self.cross_entropy_weight * cross_entropy(counted, dots, self.options.supplier)
         losses = losses.view(output.shape[:2])
         if self.keep_last_step:
             counts = torch.ones_like(losses, dtype=torch.bool) if weights is None else weights > 0
             shape = output.shape[:2]
-            self.last_step = LastStep(
-                output.detach(), dots.view(*shape, 2).detach(), counts, measured.marginal_error.view(shape))
+            dots = torch.where(counts[..., None], measured.dots.view(*shape, 2), 0)
+            self.last_step = LastStep(output.detach(), dots, counts, measured.marginal_error.view(shape))
         if weights is not None:
             # not a product: 0 * NaN is NaN
             losses = torch.where(weights > 0, losses * weights, 0)
@@ -168,21 +173,21 @@ class EMDHeatmapLoss(nn.Module):
             )
         return weights
 
-    def _dots(self, output: Tensor, target: Tensor, weights: Tensor | None) -> Tensor:
-        """(B, K, 2) dots in heatmap cells; those of joints that do not count are set to 0."""
-        wide = target.double() if target.dtype == torch.float64 else target.float()
-        dense = target.shape == output.shape
-        if not dense and target.shape != (*output.shape[:2], 2):
+    def _target(self, output: Tensor, target: Tensor, weights: Tensor | None) -> Tensor:
+        """Dense targets as they came, or (B, K, 2) dots, those of joints that do not count set to 0."""
+        if target.shape == output.shape:
+            return target
+        if target.shape != (*output.shape[:2], 2):
             raise ValueError(
                 f'target must have the shape of output, {tuple(output.shape)}, or (B, K, 2) = {(*output.shape[:2], 2)}, '
                 f'got {tuple(target.shape)}'
             )
-        dots = centroid(wide) if dense else wide
         if weights is not None:
-            dots = torch.where(weights[..., None] > 0, dots, 0)
-        if not dense and dots.device.type == 'cpu' and not dots.isfinite().all():
+            target = torch.where(weights[..., None] > 0, target, 0)
+        may_ask = target.device.type == 'cpu' and not torch.compiler.is_compiling()
+        if may_ask and not target.isfinite().all():
             raise ValueError('target must hold finite coordinates for every joint of positive weight, got NaN or infinity')
-        return dots
+        return target
 
 
 def _epsilon(epsilon: float | None, entropic_lambda: float | None, cell_size: float | None) -> float:

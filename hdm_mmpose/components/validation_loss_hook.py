@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from mmengine.dist import all_reduce
@@ -11,7 +12,8 @@ from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 from mmpose.registry import HOOKS, MODELS
-from torch import Tensor, nn
+from torch import Tensor
+from torch.utils.data import DataLoader
 
 from .alignment import Alignment
 
@@ -44,7 +46,7 @@ class ValidationLossHook(Hook):
         self.emd = MODELS.build({'type': 'EMDHeatmapLoss', **(emd or {}), 'reduction': 'none'})
         self.sigma = sigma
         self.alignment = alignment
-        self._loader = None
+        self._loader: DataLoader | None = None
 
     def before_val(self, runner: Runner) -> None:
         """Build the loader of the annotated boxes, once."""
@@ -55,9 +57,11 @@ class ValidationLossHook(Hook):
     def after_val_epoch(self, runner: Runner, metrics: dict | None = None) -> None:
         """Measure both losses and log them as ``val/loss_mse`` and ``val/loss_emd``."""
         model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        assert self._loader is not None  # before_val has run
         totals = torch.zeros(3, dtype=torch.float64, device=next(model.parameters()).device)
         for heatmaps, dots, weights in predictions(model, self._loader, self.alignment):
-            target = gaussian_heatmaps(dots, heatmaps.shape[-2:], self.sigma or decoder_sigma(model))
+            size = heatmaps.shape[-2], heatmaps.shape[-1]
+            target = gaussian_heatmaps(dots, size, self.sigma or decoder_sigma(model))
             mse = ((heatmaps - target) ** 2).mean(dim=(-2, -1))
             emd = self.emd(heatmaps, dots, weights)
             # chosen, not multiplied: the place of a joint that was not annotated may be NaN
@@ -87,12 +91,12 @@ def annotated_loader(loader: dict) -> dict:
 
 
 def predictions(
-    model: nn.Module, loader: torch.utils.data.DataLoader, alignment: str | None = None
+    model: Any, loader: DataLoader, alignment: str | None = None
 ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
     """What a top-down heatmap model predicts on annotated boxes, without flip test.
 
     Args:
-        model (nn.Module): the estimator, in evaluation mode.
+        model: the estimator, in evaluation mode.
         loader (DataLoader): built from ``annotated_loader``.
         alignment (str, optional): how input pixels map to cells. Default: as the head's decoder does.
 
@@ -128,7 +132,7 @@ def decoder_alignment(decoder: object) -> str:
     return known
 
 
-def decoder_sigma(model: nn.Module) -> float:
+def decoder_sigma(model: Any) -> float:
     """Standard deviation, in cells, of the Gaussian the head's decoder was made for; MMPose's 2 if it has none."""
     return float(getattr(model.head.decoder, 'sigma', 2.0))
 

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from .ground_distance import GroundDistance
 
+
 @dataclass(frozen=True)
 class Demanders:
     """``M`` demanders for each of ``J`` joints.

@@ -68,7 +68,7 @@ class EMDOutput(NamedTuple):
         cost: (J,) ``<C, p>``.
         marginal_error: (J,) how far the plan's column sums are from the demander masses.
         converged: (J,) bool.
-        dots: (J, 2) x, y as they were read from the target.
+        dots: (J, 2) x, y, as given or as read from dense targets.
     """
 
     cost: Tensor
@@ -86,7 +86,7 @@ def solve(problem: TransportProblem, solver: str = 'newton', num_iters: int = 10
     return solve_newton(problem) if solver == 'newton' else solve_sinkhorn(problem, num_iters)
 
 
-def emd(heatmap: Tensor, target: Tensor, options: EMDOptions) -> EMDOutput:
+def emd(heatmap: Tensor, dots: Tensor, options: EMDOptions) -> EMDOutput:
     """Entropic Earth Mover's Distance between each heatmap and its dot.
 
     The value is the transport cost ``<C, p>`` (Eq. 2, left).  Its gradient with respect to the heatmap is that of the
@@ -94,8 +94,8 @@ def emd(heatmap: Tensor, target: Tensor, options: EMDOptions) -> EMDOutput:
 
     Args:
         heatmap: (J, H, W) raw maps of any sign; half precision is lifted to float32.
-        target: (J, 2) dots in heatmap cells, x then y, or (J, H, W) dense targets whose centroids are the dots; beyond the
-            outermost centres dots are clamped.
+        dots: (J, 2) dots in heatmap cells, x then y, or (J, H, W) dense targets whose centroids they are; beyond the
+            outermost centres they are clamped.
         options: how to measure.
 
     Returns:
@@ -107,15 +107,16 @@ def emd(heatmap: Tensor, target: Tensor, options: EMDOptions) -> EMDOutput:
     """
     if heatmap.dim() != 3 or min(heatmap.shape[1:]) < 2:
         raise ValueError(f'heatmap must have shape (J, H, W) with at least 2 x 2 cells, got {tuple(heatmap.shape)}')
-    if target.shape not in ((heatmap.shape[0], 2), heatmap.shape):
+    if dots.shape != (heatmap.shape[0], 2) and dots.shape != heatmap.shape:
         raise ValueError(
-            f'target must be dots ({heatmap.shape[0]}, 2) or maps {tuple(heatmap.shape)}, got shape {tuple(target.shape)}'
+            f'dots must have shape ({heatmap.shape[0]}, 2), got {tuple(dots.shape)}; or that of heatmap, '
+            f'{tuple(heatmap.shape)}, as dense targets'
         )
     # half precision is lifted inside; autocast must not lower anything again
     with torch.autocast(heatmap.device.type, enabled=False):
         if torch.compiler.is_compiling():
-            return EMDOutput(*emd_operator(heatmap, target.detach(), options))
-        return EMDOutput(*_EMD.apply(heatmap, target.detach(), options))
+            return EMDOutput(*emd_operator(heatmap, dots.detach(), options))
+        return EMDOutput(*_EMD.apply(heatmap, dots.detach(), options))
 
 
 class _EMD(torch.autograd.Function):

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from .problem import TransportProblem
 from .result import TransportResult
-from .semi_dual import TOLERANCE, SemiDual
+from .semi_dual import SemiDual
 
 # Sinkhorn iterations before the first Newton step, and after the last one where the tolerance was missed.
 WARM_UP = 4

@@ -1,0 +1,106 @@
+"""``python -m hdm_mmpose check CONFIG --data``: what is wrong in the annotation files a config reads.
+
+MMPose meets these in the middle of a training, in a worker process, or not at all. Only COCO's format is read; pictures are
+looked for, not opened.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Iterator
+from typing import Any
+
+from mmengine.config import Config
+from mmpose.utils import register_all_modules
+
+from hdm_mmpose.check_rules import Finding, error, warning
+from hdm_mmpose.recipe import read_recipe
+
+SHOWN = 5  # how many of the faulty ones are named
+
+
+def check_data(cfg: Config | dict) -> list[Finding]:
+    """Look through the annotation files of all data sets of a merged config.
+
+    Args:
+        cfg: as read by ``Config.fromfile``; not changed.
+    """
+    register_all_modules()
+    recipe = read_recipe(cfg.to_dict() if isinstance(cfg, Config) else cfg)
+    return [finding for where, dataset, joints in recipe.datasets for finding in check_dataset(where, dataset, joints)]
+
+
+def check_dataset(where: str, dataset: dict, joints: int | None) -> Iterator[Finding]:
+    """Findings in one data set; ``joints`` is the number its meta information declares."""
+    path = os.path.join(dataset.get('data_root') or '', dataset.get('ann_file') or '')
+    try:
+        with open(path, encoding='utf-8') as file:
+            content = json.load(file)
+    except OSError as problem:
+        yield error('no-annotations', where, f'{path} cannot be read: {problem.strerror}', 'put the file there, or correct the path')
+        return
+    except ValueError as problem:
+        yield error('not-json', where, f'{path} is not JSON: {problem}', 'write the file again')
+        return
+    if not isinstance(content, dict):  # MPII's format and others
+        return
+    missing = [key for key in ('images', 'annotations', 'categories') if not content.get(key)]
+    if 'categories' in missing:
+        yield error('no-categories', where, f'{path} has no categories, which evaluation needs', 'add the category of persons')
+    persons = [person for person in content.get('annotations') or [] if person.get('keypoints')]
+    if not persons or 'images' in missing:
+        yield error('no-persons', where, f'{path} has no person with joints', 'look at how the split was made')
+        return
+    yield from check_persons(where, path, persons, joints, {image['id']: image for image in content['images']})
+    yield from check_pictures(where, dataset, content['images'])
+
+
+def check_persons(where: str, path: str, persons: list[dict], joints: int | None, images: dict[Any, dict]) -> Iterator[Finding]:
+    counts = sorted({len(person['keypoints']) // 3 for person in persons} - {joints}) if joints else []
+    for count in counts:
+        bad = [person for person in persons if len(person['keypoints']) // 3 == count]
+        yield error('joint-count', where, f'{path}: {named(bad)} with {count} joints, the data set has {joints}',
+                    'use the data set class that fits, or correct the file')
+    bad = [person for person in persons if not all(finite(joint) for joint in visible(person))]
+    if bad:
+        yield error('not-finite', where, f'{path}: {named(bad)} with a visible joint that is not finite',
+                    'set the visibility of such joints to 0')
+    bad = [person for person in persons if 'bbox' not in person or not (person['bbox'][2] > 0 and person['bbox'][3] > 0)]
+    if bad:
+        yield warning('bad-box', where, f'{path}: {named(bad)} without a box of positive size; MMPose leaves them out',
+                      'correct the boxes: x, y, width, height')
+    bad = [person for person in persons if visible(person) and person.get('image_id') in images
+           and not any(inside(joint, images[person['image_id']]) for joint in visible(person))]
+    if bad:
+        yield warning('all-outside', where, f'{path}: {named(bad)} with all joints outside the picture; nothing is learnt of them',
+                      'look at the unit and origin of the coordinates')
+
+
+def check_pictures(where: str, dataset: dict, images: list[dict]) -> Iterator[Finding]:
+    folder = os.path.join(dataset.get('data_root') or '', (dataset.get('data_prefix') or {}).get('img', ''))
+    absent = [image['file_name'] for image in images if not os.path.exists(os.path.join(folder, image['file_name']))]
+    if absent:
+        yield error('no-picture', where, f'{len(absent)} of {len(images)} pictures are not in {folder}: '
+                    f'{", ".join(absent[:SHOWN])}{", ..." if len(absent) > SHOWN else ""}', 'put them there, or correct data_prefix')
+
+
+def visible(person: dict) -> list[tuple[float, float]]:
+    """(x, y) of the joints whose visibility is not 0."""
+    values = person['keypoints']
+    return [(x, y) for x, y, seen in zip(values[::3], values[1::3], values[2::3], strict=False) if seen]
+
+
+def finite(joint: tuple[float, float]) -> bool:
+    return all(isinstance(value, int | float) and math.isfinite(value) for value in joint)
+
+
+def inside(joint: tuple[float, float], image: dict) -> bool:
+    return not finite(joint) or (0 <= joint[0] <= image.get('width', math.inf) and 0 <= joint[1] <= image.get('height', math.inf))
+
+
+def named(persons: list[dict]) -> str:
+    """How many, and the first of them."""
+    names = ', '.join(str(person.get('id')) for person in persons[:SHOWN])
+    return f'{len(persons)} annotation{"s" * (len(persons) > 1)} (id {names}{", ..." if len(persons) > SHOWN else ""})'

@@ -1,0 +1,89 @@
+"""Who computes ``emd``: PyTorch operations, everywhere, or the Triton kernel, on NVIDIA GPUs."""
+
+from __future__ import annotations
+
+import functools
+import warnings
+from types import ModuleType
+
+import torch
+from torch import Tensor
+
+BACKENDS = ('auto', 'torch', 'triton')
+OLDEST_TRITON = (3, 6)  # older ones compile the kernel, too, or do not: not tried
+OLDEST_GPU = (7, 5)
+# Compute capabilities on which tests/transport/test_triton_emd.py has passed on the hardware. Until one is listed the kernel is
+# known from the interpreter and the compiler only, and 'auto' stays with PyTorch there; 'triton' by name is always possible.
+TESTED_GPUS: tuple[tuple[int, int], ...] = ()
+
+
+def check_backend(backend: str) -> None:
+    """Raises ValueError for an unknown name."""
+    if backend not in BACKENDS:
+        raise ValueError(f'backend must be one of {BACKENDS}, got {backend!r}')
+
+
+def kernel_for(heatmap: Tensor, backend: str) -> ModuleType | None:
+    """The kernel's module if it is to take these maps (J, H, W), None if PyTorch is.
+
+    Raises:
+        RuntimeError: ``'triton'`` was asked for by name, and cannot be had; the message says what would help.
+    """
+    if backend == 'torch' or (backend == 'auto' and not _tested(heatmap.device)):
+        return None
+    module, obstacle = _import()
+    if module is not None:
+        obstacle = module.obstacle(heatmap) or (None if module.INTERPRETED else _gpu_obstacle(heatmap.device))
+    if obstacle is None:
+        return module
+    if backend == 'triton':
+        raise RuntimeError(f"backend='triton' is not possible here: {obstacle}; backend='auto' falls back to PyTorch")
+    return None
+
+
+def give_up(error: Exception) -> None:
+    """From now on ``'auto'`` means PyTorch in this process; says so once."""
+    warnings.warn(
+        f'The Triton kernel of the EMD loss could not be started, PyTorch takes over (slower, same results): '
+        f"{type(error).__name__}: {error}. backend='torch' avoids this message.",
+        stacklevel=3,
+    )
+    _import.cache_clear()
+    _failed.append(str(error))
+
+
+_failed: list[str] = []
+
+
+@functools.cache
+def _import() -> tuple[ModuleType | None, str | None]:
+    if _failed:
+        return None, f'the kernel failed to start before ({_failed[0]})'
+    try:
+        import triton
+    except ImportError as error:
+        return None, f'triton cannot be imported ({error}); `pip install triton` brings it on Linux'
+    version = tuple(int(part) for part in triton.__version__.split('.')[:2])
+    if version < OLDEST_TRITON:
+        return None, f'triton must be {".".join(map(str, OLDEST_TRITON))} or newer, got {triton.__version__}'
+    from . import triton_emd
+
+    return triton_emd, None
+
+
+@functools.cache
+def _tested(device: torch.device) -> bool:
+    return device.type == 'cuda' and torch.cuda.get_device_capability(device) in TESTED_GPUS
+
+
+@functools.cache
+def _gpu_obstacle(device: torch.device) -> str | None:
+    if device.type != 'cuda':
+        return (f'heatmaps must be on a CUDA device, got {device}: move them there, or set TRITON_INTERPRET=1 before Triton is '
+                f'imported to try the kernel on the CPU, slowly')
+    if torch.version.hip is not None:
+        return 'the kernel was never run on AMD GPUs'
+    capability = torch.cuda.get_device_capability(device)
+    if capability < OLDEST_GPU:
+        return f'the GPU must have compute capability {OLDEST_GPU} or newer, got {capability}'
+    return None

@@ -1,0 +1,92 @@
+"""Who computes the distance: chosen by name, by device, or because the other one cannot."""
+
+import types
+import warnings
+
+import pytest
+import torch
+
+from hdm_mmpose.components.emd_heatmap_loss import EMDHeatmapLoss
+from hdm_mmpose.transport import EMDOptions, backend, emd
+
+MAPS, DOTS = torch.linspace(-1, 1, 60).view(3, 5, 4), torch.tensor([[1.2, 3.4], [0.0, 2.0], [2.5, 0.1]])
+
+
+@pytest.fixture(autouse=True)
+def forget():
+    """What a process has learned about its kernel."""
+    yield
+    backend._failed.clear()
+    backend._import.cache_clear()
+
+
+def kernel(fails: bool = False) -> types.SimpleNamespace:
+    """Stands for ``triton_emd`` on a machine where it works, or fails to start."""
+    def emd_triton(*_):
+        if fails:
+            raise OSError('no C compiler')
+        return (torch.full((3,), 7.0),) * 3 + (DOTS, torch.ones(3, 5, 4))
+
+    return types.SimpleNamespace(INTERPRETED=True, emd_triton=emd_triton, obstacle=lambda _: None,
+                                 scale_triton=lambda gradient, factor, dtype: gradient * 2)
+
+
+def test_unknown_names_are_refused():
+    with pytest.raises(ValueError, match=r"backend must be one of \('auto', 'torch', 'triton'\), got 'cuda'"):
+        EMDOptions(epsilon=1.0, backend='cuda')
+    with pytest.raises(ValueError, match='backend must be one of'):
+        EMDHeatmapLoss(backend='Triton')
+
+
+def test_auto_on_the_cpu_does_not_even_look_for_triton(monkeypatch):
+    monkeypatch.setattr(backend, '_import', lambda: pytest.fail('looked for triton'))
+    for name in ('auto', 'torch'):
+        assert emd(MAPS, DOTS, EMDOptions(epsilon=1.0, backend=name)).cost.isfinite().all()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason='about machines without a GPU')
+def test_triton_by_name_says_what_would_help():
+    """At the first call, not before: configs can be read anywhere."""
+    loss = EMDHeatmapLoss(backend='triton')
+    with pytest.raises(RuntimeError, match=r"backend='triton' is not possible here: .*(CUDA device|pip install triton)"):
+        loss(MAPS[None], DOTS[None])
+
+
+def test_triton_missing(monkeypatch):
+    monkeypatch.setattr(backend, '_import', lambda: (None, 'triton cannot be imported'))
+    with pytest.raises(RuntimeError, match='triton cannot be imported'):
+        emd(MAPS, DOTS, EMDOptions(epsilon=1.0, backend='triton'))
+    assert backend.kernel_for(types.SimpleNamespace(device=torch.device('cuda')), 'auto') is None
+
+
+def test_maps_too_large_for_the_kernel():
+    triton_emd = pytest.importorskip('hdm_mmpose.transport.triton_emd', reason='triton is not installed')
+    assert triton_emd.obstacle(torch.empty(1, 512, 512, device='meta')) is None
+    assert 'up to 262144 cells, got 513 x 512' in triton_emd.obstacle(torch.empty(1, 513, 512, device='meta'))
+
+
+def test_the_kernel_serves_forward_and_backward(monkeypatch):
+    monkeypatch.setattr(backend, '_import', lambda: (kernel(), None))
+    maps = MAPS.clone().requires_grad_()
+    cost = emd(maps, DOTS, EMDOptions(epsilon=1.0, backend='triton')).cost
+    cost.sum().backward()
+    assert (cost == 7).all() and (maps.grad == 2).all()
+
+
+def test_a_kernel_that_does_not_start(monkeypatch):
+    """By name it is an error; on ``auto`` PyTorch takes over, says so once, and is not in doubt again."""
+    broken = kernel(fails=True)
+    monkeypatch.setattr(backend, '_import', lambda: (broken, None))
+    with pytest.raises(OSError, match='no C compiler'):
+        emd(MAPS, DOTS, EMDOptions(epsilon=1.0, backend='triton'))
+    monkeypatch.undo()
+
+    monkeypatch.setattr('hdm_mmpose.transport.emd.kernel_for', lambda *_: None if backend._failed else broken)
+    how = EMDOptions(epsilon=1.0)
+    with pytest.warns(UserWarning, match='PyTorch takes over .* OSError: no C compiler'):
+        first = emd(MAPS, DOTS, how)
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        torch.testing.assert_close(first, emd(MAPS, DOTS, EMDOptions(epsilon=1.0, backend='torch')))
+        emd(MAPS, DOTS, how)
+    assert backend._import() == (None, 'the kernel failed to start before (no C compiler)')
