@@ -1,0 +1,251 @@
+"""From drawn figures to trained, evaluated and pictured models: what ``make demo`` runs.
+
+    python tools/demo.py
+
+draws a data set, trains a small network with heatmap distribution matching (HDM), evaluates it, does the same with the
+usual Gaussian heatmaps and mean squared error, and draws both. Steps that are finished are reused, an interrupted
+training is resumed. Everything runs through tools/train.py and tools/test.py, as for any other config.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import pickle
+import re
+import shutil
+import subprocess
+import sys
+import time
+import warnings
+from collections import deque
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+from launcher import make_plugin_importable
+from make_demo_data import JOINTS, make_data, read_manifest
+from mmengine.config import Config
+
+ROOT = Path(__file__).resolve().parent.parent
+CONFIGS = {name: ROOT / f'configs/demo/td-hm_res18_{name}-1xb16-8e_demo-128x96.py' for name in ('hdm', 'mse')}
+TITLES = {'hdm': 'EMD to the dot (HDM)', 'mse': 'Gaussian, squared error'}
+# What is shown of the log lines of a training.
+SHOWN = re.compile(r'Epoch\((?:train|val)\)\s+\[\d+\]\[[\s\d]+/\d+\]|(?:eta|loss|coco/AP|pixel/EPE): \S+')
+# Training and data loading share the cores: a thread that waits must not keep one busy.
+QUIET_THREADS = {'OMP_WAIT_POLICY': 'PASSIVE'}
+
+
+@dataclass
+class Run:
+    """One model of the demo: its config, what is changed in it, and where its results go.
+
+    Attributes:
+        name: key of `CONFIGS`.
+        folder: work directory of this model.
+        options: `--cfg-options` that point the config at the data and set the number of epochs.
+    """
+
+    name: str
+    folder: Path
+    options: dict
+
+    @cached_property
+    def config(self) -> Config:
+        """The config as it is run."""
+        config = Config.fromfile(CONFIGS[self.name], import_custom_modules=False)
+        config.merge_from_dict(self.options)
+        return config
+
+    @property
+    def checkpoint(self) -> Path:
+        """What a finished training leaves behind."""
+        return self.folder / f'epoch_{self.config.train_cfg.max_epochs}.pth'
+
+    @property
+    def predictions(self) -> Path:
+        """What a finished evaluation leaves behind, with the metrics beside it."""
+        return self.folder / 'predictions.pkl'
+
+    @property
+    def metrics(self) -> Path:
+        """Written last."""
+        return self.folder / 'metrics.json'
+
+    def launch(self, tool: str, *arguments: str | Path, options: dict | None = None) -> None:
+        """Run tools/train.py or tools/test.py on this model; show its progress."""
+        changes = [f'{key}={value}' for key, value in {**self.options, **(options or {})}.items()]
+        changes = ['--cfg-options', *changes] if changes else []
+        command = [sys.executable, '-W', 'ignore', ROOT / 'tools' / tool, CONFIGS[self.name], *arguments,
+                   '--work-dir', self.folder, *changes]
+        follow([str(part) for part in command])
+
+
+def follow(command: list[str]) -> None:
+    """Run a command and show the lines that tell of progress; all of them are in the log of the work directory.
+
+    Raises:
+        SystemExit: it failed; its last lines are shown.
+    """
+    last: deque[str] = deque(maxlen=30)
+    environment = {**QUIET_THREADS, **os.environ}
+    with subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                          text=True, errors='replace') as process:
+        try:
+            for line in process.stdout:
+                last.append(line)
+                if 'Epoch(train)' in line or 'Epoch(val)' in line:
+                    print('   ', '  '.join(SHOWN.findall(line)), flush=True)
+        except BaseException:
+            process.terminate()  # nobody would hear it any more
+            raise
+    if process.returncode:
+        print(''.join(last))
+        raise SystemExit(f'status {process.returncode} of {" ".join(command)}\nStart again to go on from here.')
+
+
+def data_options(data: Path) -> dict:
+    """What points a demo config at a data set elsewhere than in data/demo."""
+    if data == ROOT / 'data' / 'demo':
+        return {}
+    annotations = data / 'annotations' / 'person_keypoints_val2017.json'
+    roots = {f'{split}_dataloader.dataset.data_root': f'{data}/' for split in ('train', 'val', 'test')}
+    return {**roots, **{f'{split}_evaluator.0.ann_file': str(annotations) for split in ('val', 'test')}}
+
+
+def schedule_options(epochs: int | None) -> dict:
+    """What sets the number of epochs."""
+    if epochs is None:
+        return {}
+    return dict.fromkeys(('train_cfg.max_epochs', 'param_scheduler.1.end', 'param_scheduler.1.T_max'), epochs)
+
+
+def prepare(run: Run, data: Path) -> None:
+    """Make the work directory; throw away results of other data or another config.
+
+    Raises:
+        SystemExit: the folder holds something that this script did not make.
+    """
+    settings = json.dumps([run.config.to_dict(), read_manifest(data)], sort_keys=True, default=str)
+    fingerprint = hashlib.sha256(settings.encode()).hexdigest()
+    mark = run.folder / 'demo_settings.sha256'
+    if run.folder.exists() and not mark.is_file():
+        raise SystemExit(f'{run.folder} was not made by this demo: choose another --work-dir')
+    if mark.is_file() and mark.read_text() != fingerprint:
+        print(f'The data or the config changed: {run.folder} starts afresh.')
+        shutil.rmtree(run.folder)
+    run.folder.mkdir(parents=True, exist_ok=True)
+    mark.write_text(fingerprint)
+
+
+def train(run: Run) -> None:
+    """Train a model unless it is trained; go on from its last checkpoint if there is one."""
+    if run.checkpoint.is_file():
+        print(f'    trained already: {run.checkpoint}')
+        return
+    interrupted = (run.folder / 'last_checkpoint').is_file()
+    if interrupted:
+        print('    going on with an interrupted training')
+    run.launch('train.py', *(['--resume'] if interrupted else []))
+
+
+def evaluate(run: Run) -> dict:
+    """Metrics of a trained model, with its predictions and heatmaps kept for the pictures."""
+    if not run.metrics.is_file():
+        unfinished = run.folder / 'metrics.unfinished.json'
+        run.launch('test.py', run.checkpoint, '--dump', run.predictions, '--out', unfinished,
+                   options={'model.test_cfg.output_heatmaps': True})
+        unfinished.rename(run.metrics)
+    return json.loads(run.metrics.read_text())
+
+
+def summary(runs: list[Run], metrics: list[dict]) -> list[str]:
+    """A table of both models, errors in pixels of the picture over all labelled joints."""
+    lines = [f'{"":28}{"AP":>7}{"mean error":>13}{"median":>10}{"< 1 px":>9}{"< 2 px":>9}']
+    for run, values in zip(runs, metrics, strict=True):
+        errors = labelled_errors(run)
+        lines.append(
+            f'{TITLES[run.name]:28}{values["coco/AP"]:7.3f}{values["pixel/EPE"]:10.2f} px{np.median(errors):7.2f} px'
+            f'{(errors < 1).mean():9.3f}{(errors < 2).mean():9.3f}')
+    return lines
+
+
+def labelled_errors(run: Run) -> np.ndarray:
+    """Distances in pixels of the picture, of all held-out joints with a flag above 0."""
+    with run.predictions.open('rb') as file:
+        samples = pickle.load(file)
+    decoded = np.stack([sample['pred_instances']['keypoints'][0] for sample in samples])
+    drawn = np.stack([sample['gt_instances']['keypoints'][0] for sample in samples])
+    labelled = np.stack([sample['gt_instances']['keypoints_visible'][0] for sample in samples]) > 0
+    return np.linalg.norm(decoded - drawn, axis=-1)[labelled]
+
+
+def draw(runs: list[Run], figures: Path) -> list[str]:
+    """Draw the pictures.
+
+    Returns:
+        lines that say what they show.
+    """
+    from demo_figures import Predictions, Supervision, draw_heatmaps, draw_persons
+
+    figures.mkdir(parents=True, exist_ok=True)
+    models = {}
+    for run in runs:
+        codec = run.config.codec
+        supervision = Supervision(TITLES[run.name], codec.get('alignment', 'msra'), codec.get('supplier'))
+        models[supervision] = Predictions(run.predictions)
+    draw_persons(next(iter(models.values())), figures / 'persons.jpg')
+    return draw_heatmaps(dict(reversed(models.items())), JOINTS, figures / 'heatmaps.png')
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description='Train, evaluate and picture two small models on drawn figures.')
+    parser.add_argument('--data', type=Path, default=ROOT / 'data' / 'demo', help='data set (default: data/demo)')
+    parser.add_argument('--work-dir', type=Path, default=ROOT / 'work_dirs' / 'demo', help='default: work_dirs/demo')
+    parser.add_argument('--figures', type=Path, help='folder of the pictures (default: the work directory)')
+    parser.add_argument('--train', type=int, default=900, help='training pictures (default: %(default)s)')
+    parser.add_argument('--val', type=int, default=150, help='held-out pictures (default: %(default)s)')
+    parser.add_argument('--seed', type=int, default=0, help='of the data (default: %(default)s)')
+    parser.add_argument('--epochs', type=int, help="instead of the configs' own number")
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = parse_args()
+    make_plugin_importable()
+    for harmless in ('.*pkg_resources', 'The metainfo config file'):  # mmengine needs the one; MMPose finds the other
+        warnings.filterwarnings('ignore', message=harmless)
+    start = time.time()
+
+    def say(text: str) -> None:
+        print(f'\n[{time.time() - start:4.0f} s] {text}', flush=True)
+
+    data, work_dir = args.data.resolve(), args.work_dir.resolve()
+    figures = args.figures.resolve() if args.figures else work_dir
+    say(f'1/4  Drawing figures with exactly known joints: {data}')
+    make_data(data, args.train, args.val, args.seed)
+    options = {**data_options(data), **schedule_options(args.epochs)}
+    runs = [Run(name, work_dir / CONFIGS[name].stem, options) for name in CONFIGS]
+    metrics = []
+    for step, run in enumerate(runs, 2):
+        say(f'{step}/4  Training and evaluating "{TITLES[run.name]}": {CONFIGS[run.name].relative_to(ROOT)}')
+        prepare(run, data)
+        train(run)
+        metrics.append(evaluate(run))
+    say('4/4  Drawing pictures')
+    lines = draw(runs, figures)
+    say(f'Done. {args.val} held-out pictures:')
+    print('\n'.join(summary(runs, metrics)))
+    print('\n' + '\n'.join(lines))
+    print(f'\nPersons with predicted skeletons:  {figures / "persons.jpg"}')
+    print(f'One heatmap under both:            {figures / "heatmaps.png"}')
+
+
+if __name__ == '__main__':
+    try:
+        main()
+    except KeyboardInterrupt:
+        raise SystemExit('\nInterrupted. Start again to go on from here.') from None
