@@ -32,11 +32,10 @@ CONFIGS = sorted(REPOSITORY.glob('configs/[!_]*/*.py'))
 OURS = [path for path in CONFIGS if '_hdm' in path.name]
 # The one config whose target is not made by its decoder's codec: dots as targets, decoded as the Gaussian baseline decodes.
 OTHER_ENCODER = ['td-hm_hrnet-w48_dot-mse-8xb32-210e_coco-384x288.py']
-# A small one, one with another backbone, and the paper's setting; `make test-all` runs all.
+# A small one, and the paper's setting; `make test-all` runs all.
 STEPS_BY_DEFAULT = [
     'td-hm_hrnet-w32_hdm-8xb64-210e_mpii-256x256.py',
     'td-hm_hrnet-w32_hdm-paper-8xb64-210e_coco-256x192.py',
-    'td-hm_res152_hdm-8xb32-210e_coco-256x192.py',
 ]
 NEEDED_PACKAGES = {'ViTPose': 'mmpretrain', 'cspnext': 'albumentations'}
 

@@ -53,7 +53,7 @@ def train_and_resume(config: Path, folder: Path, options: dict) -> Path:
 @needs_mpii
 def test_mpii_recipe_trains_resumes_evaluates_and_draws(tmp_path):
     options = small_options(batch=1) | mpii_options(tmp_path) | {'train_dataloader.dataset.indices': 2}
-    work_dir = train_and_resume(MPII_CONFIG, tmp_path, options)
+    work_dir = train_and_resume(MPII_CONFIG, tmp_path, options | {'val_dataloader.dataset.indices': 1})
     out, pictures = tmp_path / 'metrics.json', tmp_path / 'pictures'
     flags = ['--work-dir', tmp_path / 'test', '--out', out, '--show-dir', pictures]
     launch('test.py', MPII_CONFIG, work_dir / 'epoch_2.pth', *flags, *arguments(options), folder=tmp_path)

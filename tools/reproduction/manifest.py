@@ -1,0 +1,154 @@
+"""Reading configs/manifest.yml: every row of the paper, and what trains it."""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Iterable
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+
+import yaml
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+KINDS = ('baseline', 'ours', 'comparison', 'control', 'beyond', 'figure')
+
+
+@dataclass(frozen=True)
+class Launch:
+    """The recipe's devices and batch per device; their product is kept whatever is available."""
+
+    gpus: int
+    batch: int
+
+    @property
+    def total(self) -> int:
+        return self.gpus * self.batch
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of the report: where it stands in the paper, its columns, and how its rows are measured."""
+
+    id: str
+    where: str
+    title: str
+    columns: tuple[str, ...]
+    evaluation: str | None
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row: a trained model with the paper's figures, or a figure made from other rows."""
+
+    id: str
+    table: str
+    kind: str
+    method: str
+    config: str | None = None
+    venue: str = ''
+    backbone: str = ''
+    input: str = ''
+    nearest: str = ''
+    launch: Launch | None = None
+    paper: tuple[float | None, ...] = ()
+    published: tuple[float | None, ...] = ()
+    notes: tuple[str, ...] = ()
+    needs: tuple[str, ...] = ()
+    tool: str = ''
+
+    @property
+    def runnable(self) -> bool:
+        return bool(self.config or self.tool)
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """The whole manifest; ``root`` is what its relative paths start from."""
+
+    root: Path
+    paper: dict
+    boxes: dict
+    evaluations: dict
+    data: dict
+    notes: dict
+    tables: dict[str, Table]
+    rows: dict[str, Row] = field(default_factory=dict)
+
+    def select(self, names: Iterable[str]) -> list[Row]:
+        """The rows meant by ids, table names or patterns such as ``table1-*``, in the manifest's order of each name.
+
+        Raises:
+            ValueError: a name that means nothing; the nearest known ones are listed.
+        """
+        chosen: dict[str, Row] = {}
+        for name in names:
+            found = [row for row in self.rows.values() if row.table == name or fnmatch.fnmatch(row.id, name)]
+            if not found:
+                tables = ', '.join(self.tables)
+                raise ValueError(f'row must be an id, a pattern or a table ({tables}), got {name!r}; see `list`')
+            chosen.update((row.id, row) for row in found)
+        return list(chosen.values())
+
+    def config_path(self, config: str) -> Path:
+        """The file of a row's config: in this repository, or in the installed MMPose for ``mmpose::``."""
+        if not config.startswith('mmpose::'):
+            return self.root / config
+        from mmengine.utils import get_installed_path
+
+        return Path(get_installed_path('mmpose')) / '.mim' / 'configs' / config.removeprefix('mmpose::')
+
+
+def load(path: Path, root: Path = ROOT) -> Manifest:
+    """Read and check a manifest.
+
+    Args:
+        path: the YAML file.
+        root: what its relative paths start from.
+
+    Raises:
+        ValueError: naming the row and field that do not fit.
+    """
+    content = yaml.safe_load(path.read_text(encoding='utf-8'))
+    tables = {
+        name: Table(name, table['where'], table['title'], tuple(table['columns']), table['evaluation'])
+        for name, table in content['tables'].items()
+    }
+    sections = {name: content.get(name) or {} for name in ('paper', 'boxes', 'evaluations', 'data', 'notes')}
+    manifest = Manifest(root=root, tables=tables, **sections)
+    for entry in content['rows']:
+        row = _row(entry)
+        if row.id in manifest.rows:
+            raise ValueError(f'rows must have different ids, got {row.id!r} twice')
+        manifest.rows[row.id] = row
+    for row in manifest.rows.values():
+        _check(row, manifest)
+    return manifest
+
+
+def _row(entry: dict) -> Row:
+    known = {each.name for each in fields(Row)}
+    unknown = sorted(set(entry) - known)
+    if unknown:
+        raise ValueError(f'row {entry.get("id")!r} must have fields among {sorted(known)}, got {unknown}')
+    values = {key: tuple(value) if isinstance(value, list) else value for key, value in entry.items()}
+    if values.get('launch'):
+        values['launch'] = Launch(**values['launch'])
+    return Row(**{key: value for key, value in values.items() if value is not None})
+
+
+def _check(row: Row, manifest: Manifest) -> None:
+    if row.table not in manifest.tables:
+        raise ValueError(f'row {row.id!r} must belong to one of {list(manifest.tables)}, got {row.table!r}')
+    if row.kind not in KINDS:
+        raise ValueError(f'row {row.id!r} must be one of {KINDS}, got {row.kind!r}')
+    columns = manifest.tables[row.table].columns
+    for name in ('paper', 'published'):
+        figures = getattr(row, name)
+        if figures and len(figures) != len(columns):
+            raise ValueError(f'row {row.id!r}: {name} must hold {len(columns)} figures {columns}, got {len(figures)}')
+    for name, known in (('notes', manifest.notes), ('needs', manifest.rows)):
+        missing = [each for each in getattr(row, name) if each not in known]
+        if missing:
+            raise ValueError(f'row {row.id!r}: {name} must exist in the manifest, got {missing}')
+    if row.config and row.launch is None:
+        raise ValueError(f'row {row.id!r} has a config and must say how it is launched')

@@ -1,0 +1,77 @@
+"""Loading what a training left behind, for the tools that look at predictions."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+
+from launcher import make_plugin_importable, require_data
+
+
+def find(path: Path) -> tuple[Path, Path]:
+    """Config and checkpoint of a work directory, or of a checkpoint inside one.
+
+    The best checkpoint is taken, or the last where there is no best one.
+
+    Raises:
+        SystemExit: the folder does not hold exactly one config, or no checkpoint.
+    """
+    folder = path if path.is_dir() else path.parent
+    configs = sorted(folder.glob('*.py'))
+    if len(configs) != 1:
+        raise SystemExit(f'{folder} must hold the one config of its training, found {[each.name for each in configs]}')
+    if path.is_file():
+        return configs[0], path
+    best = sorted(folder.glob('best_*.pth'), key=lambda each: each.stat().st_mtime)
+    marker = folder / 'last_checkpoint'
+    if not best and not marker.exists():
+        raise SystemExit(f'{folder} holds no checkpoint')
+    return configs[0], best[-1] if best else folder / Path(marker.read_text().strip()).name
+
+
+def load(path: Path, options: dict | None = None, device: str = 'cpu'):
+    """Model in evaluation mode and its config.
+
+    Args:
+        path: a work directory, or a checkpoint inside one.
+        options: overrides, as ``--cfg-options`` gives them.
+        device: where the model goes.
+
+    Returns:
+        The estimator and its config, whose val data set exists.
+    """
+    make_plugin_importable()
+    from mmengine.config import Config
+    from mmpose.apis import init_model
+
+    config_path, checkpoint = find(path)
+    config = Config.fromfile(config_path)
+    config.merge_from_dict(options or {})
+    require_data(config, ('val_dataloader',))
+    model = init_model(config, str(checkpoint), device=device)
+    return model, config
+
+
+def annotated_dataset(config, limit: int = 0):
+    """The validation data set on annotated boxes, its first ``limit`` persons if that is not 0."""
+    from mmpose.registry import DATASETS
+
+    from hdm_mmpose.components.validation_loss_hook import annotated_loader
+
+    dataset = annotated_loader(config.val_dataloader)['dataset']
+    if limit:
+        dataset['indices'] = limit
+    return DATASETS.build(dataset)
+
+
+def title_of(folder: Path) -> str:
+    """Name of a training: its folder's, or the one above where that only says which seed."""
+    return folder.parent.name if folder.name.startswith('seed-') else folder.name
+
+
+def add_arguments(parser: argparse.ArgumentParser, dict_action: Callable) -> None:
+    """The options every tool that looks at predictions has."""
+    parser.add_argument('--limit', type=int, default=0, help='look at the first persons only (default: all)')
+    parser.add_argument('--device', default='cpu')
+    parser.add_argument('--cfg-options', nargs='+', action=dict_action, default={}, help='overrides of the config')
