@@ -1,0 +1,249 @@
+"""From a study's YAML to the config of each of its runs.
+
+A study names supervisions, backbones and stages; a run is one of each with a seed. Its config is the backbone's base
+config with the supervision put in all the places where it belongs: encoder of the training pipeline, decoder of the
+head, loss, affine transform, flip test. MMEngine dumps the result in the run's work dir.
+"""
+
+import copy
+import functools
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from mmengine.config import Config, ConfigDict
+from mmengine.hub import get_config
+
+SUPERVISION_KEYS = {
+    'title', 'like', 'recipe', 'codec', 'loss', 'udp', 'head', 'test_cfg', 'options', 'hooks', 'decoders', 'score_mode',
+    'epochs_share', 'start_from'}
+# What does not change what a run learns, and variables of the config files that stand in the config itself too.
+PLACES = (
+    'work_dir', 'experiment_name', 'load_from', 'resume', 'launcher', 'val_evaluator', 'test_evaluator', 'default_hooks',
+    'data_root', 'max_epochs', 'base_lr', 'batch_size', 'num_workers', 'coco_metric', 'affine', 'train_pipeline', 'val_pipeline')
+DECODER_KEYS = {'title', 'codec', 'test_cfg', 'score_mode'}
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training: what, on what, how long."""
+
+    stage: str
+    backbone: str
+    supervision: str
+    seed: int
+
+    @property
+    def name(self) -> str:
+        return f'{self.stage}/{self.backbone}/{self.supervision}/seed{self.seed}'
+
+
+class Study:
+    """A study file, its ``extends`` resolved.
+
+    Args:
+        path: YAML file.
+        data_root: folder of the data, instead of the file's.
+        work_dir: folder of the runs, instead of the file's.
+
+    Raises:
+        ValueError: unknown names or keys anywhere in the file.
+    """
+
+    def __init__(self, path: Path, data_root: str | None = None, work_dir: str | None = None) -> None:
+        spec = read(Path(path))
+        self.name = Path(path).stem
+        self.title = spec['title']
+        self.note = spec.get('note', '')
+        self.data_root = data_root or spec['data_root']
+        self.work_dir = Path(work_dir or spec['work_dir'])
+        self.options = spec.get('options') or {}
+        self.backbones = spec['backbones']
+        self.supervisions = {name: self._supervision(spec['supervisions'], name) for name in spec['supervisions']}
+        self.stages = spec['stages']
+        for name, stage in self.stages.items():
+            known('backbone', stage['backbones'], self.backbones, f'stage {name!r}')
+            known('supervision', stage['supervisions'], self.supervisions, f'stage {name!r}')
+
+    def _supervision(self, supervisions: dict, name: str) -> dict:
+        """The supervision with what it is ``like`` filled in."""
+        own = supervisions[name] or {}
+        known('key', own, SUPERVISION_KEYS, f'supervision {name!r}')
+        for decoder, spec in (own.get('decoders') or {}).items():
+            known('key', spec or {}, DECODER_KEYS, f'decoder {decoder!r} of supervision {name!r}')
+        if 'like' not in own:
+            return own
+        known('supervision', [own['like']], supervisions, f"'like' of supervision {name!r}")
+        own = dict(own)
+        return merge(self._supervision(supervisions, own.pop('like')), own)
+
+    def runs(self, stages: list[str] | None = None) -> Iterator[Run]:
+        """All runs of some stages (all by default), the first seed of everything before the second of anything."""
+        known('stage', stages or [], self.stages, 'the command line')
+        for name in stages or self.stages:
+            stage = self.stages[name]
+            for seed in stage['seeds']:
+                for backbone in stage['backbones']:
+                    for supervision in stage['supervisions']:
+                        yield Run(name, backbone, supervision, seed)
+
+    def folder(self, run: Run) -> Path:
+        return self.work_dir / run.name
+
+    def config(self, run: Run) -> Config:
+        """The whole config of a run."""
+        backbone, supervision, stage = self.backbones[run.backbone], self.supervisions[run.supervision], self.stages[run.stage]
+        cfg = copy.deepcopy(base_config(backbone['config']))
+        cfg.merge_from_dict({**self.options, **(backbone.get('options') or {}), **(stage.get('options') or {})})
+        set_data_root(cfg, self.data_root)
+        epochs = max(1, round(stage['epochs'] * supervision.get('epochs_share', 1)))
+        set_epochs(cfg, epochs, stage.get('validations', 10))
+        supervise(cfg, supervision)
+        cfg.randomness = dict(seed=run.seed)
+        cfg.work_dir = str(self.folder(run))
+        cfg.experiment_name = cfg.work_dir.replace('/', '_')
+        if 'start_from' in supervision:
+            before = self.folder(Run(run.stage, run.backbone, supervision['start_from'], run.seed))
+            cfg.load_from = str(before / 'weights.pth')
+        return cfg
+
+    def decoders(self, run: Run) -> dict[str, dict]:
+        """The ways in which a run's heatmaps are read, by name."""
+        return {name: spec or {} for name, spec in (self.supervisions[run.supervision].get('decoders') or {'own': {}}).items()}
+
+    def decoder_config(self, run: Run, name: str, checkpoint: Path) -> Config:
+        """A run's config for testing its weights with one of its decoders."""
+        spec = self.decoders(run)[name]
+        cfg = self.config(run)
+        cfg.load_from, cfg.resume, cfg.custom_hooks = str(checkpoint), False, []
+        cfg.experiment_name += f'_{name}'
+        cfg.work_dir = str(self.folder(run) / 'read' / name)
+        if 'codec' in spec:
+            cfg.model.head.decoder = sized(spec['codec'], cfg)
+        cfg.model.test_cfg.update(spec.get('test_cfg') or {})
+        metric = cfg.test_evaluator[0]
+        metric.outfile_prefix = str(self.folder(run) / 'predictions' / name)
+        metric.score_mode = spec.get('score_mode') or self.supervisions[run.supervision].get('score_mode', 'bbox_keypoint')
+        return cfg
+
+
+@functools.cache
+def base_config(path: str) -> Config:
+    return Config.fromfile(path)
+
+
+@functools.cache
+def recipe_config(name: str) -> Config:
+    return get_config(name)
+
+
+def read(path: Path) -> dict:
+    """A study file merged over the one it ``extends``; stages are not inherited."""
+    spec = yaml.safe_load(path.read_text())
+    if 'extends' not in spec:
+        return spec
+    base = read(path.parent / spec.pop('extends'))
+    base.pop('stages')
+    return merge(base, spec)
+
+
+def merge(base: dict, own: dict) -> dict:
+    """``own`` over ``base``, dicts within dicts alike; ``_delete_: true`` in a dict drops what ``base`` has there."""
+    out = dict(base)
+    for key, value in own.items():
+        if isinstance(value, dict) and isinstance(out.get(key), dict) and not value.get('_delete_'):
+            out[key] = merge(out[key], value)
+        else:
+            out[key] = {k: v for k, v in value.items() if k != '_delete_'} if isinstance(value, dict) else value
+    return out
+
+
+def known(what: str, names: Any, options: Any, where: str) -> None:
+    """Raises ValueError naming the first unknown name and all known ones."""
+    for name in names:
+        if name not in options:
+            raise ValueError(f'{where}: unknown {what} {name!r}; known are {", ".join(sorted(options))}')
+
+
+def set_data_root(cfg: Config, data_root: str) -> None:
+    """Point data sets and metrics to a folder."""
+    for loader in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
+        cfg[loader].dataset.data_root = data_root
+    for evaluator in ('val_evaluator', 'test_evaluator'):
+        cfg[evaluator][0].ann_file = str(Path(data_root) / 'annotations/val.json')
+
+
+def set_epochs(cfg: Config, epochs: int, validations: int) -> None:
+    """Train so long, the learning rate's descent along with it, and validate so many times, the end included; 0: never."""
+    cfg.train_cfg.max_epochs = epochs
+    cfg.train_cfg.val_interval = max(1, epochs // max(validations, 1))
+    cfg.train_cfg.val_begin = 1 if validations else epochs + 1
+    for scheduler in cfg.param_scheduler:
+        if scheduler.type == 'CosineAnnealingLR':
+            scheduler.end = scheduler.T_max = epochs
+
+
+def supervise(cfg: Config, spec: dict) -> None:
+    """Put a supervision in every place of a config where it belongs."""
+    if 'recipe' in spec:
+        take_recipe(cfg, spec['recipe'])
+    cfg.codec = sized(spec.get('codec') or {}, cfg)
+    cfg.model.head.decoder = cfg.codec
+    for transform in cfg.train_dataloader.dataset.pipeline:
+        if transform.type == 'GenerateTarget':
+            transform.encoder = cfg.codec
+    if 'loss' in spec:
+        cfg.model.head.loss = ConfigDict(spec['loss'])
+    cfg.model.head.update(spec.get('head') or {})
+    cfg.model.test_cfg.update(spec.get('test_cfg') or {})
+    for loader in (cfg.train_dataloader, cfg.val_dataloader, cfg.test_dataloader):
+        for transform in loader.dataset.pipeline:
+            if transform.type == 'TopdownAffine' and spec.get('udp'):
+                transform.use_udp = True
+    cfg.custom_hooks = [*(cfg.get('custom_hooks') or []), *(spec.get('hooks') or [])]
+    cfg.merge_from_dict(spec.get('options') or {})
+
+
+def take_recipe(cfg: Config, name: str) -> None:
+    """Head, neck, codec and test settings of one of MMPose's own recipes, fitted to this config's sizes."""
+    recipe = copy.deepcopy(recipe_config(name))
+    sizes, channels = cfg.codec, cfg.model.head.in_channels
+    cfg.codec = recipe.codec
+    for key in ('input_size', 'heatmap_size'):
+        if key in recipe.codec:
+            cfg.codec[key] = sizes[key]
+    head = recipe.model.head
+    head.in_channels = channels
+    head['num_joints' if 'num_joints' in head else 'out_channels'] = cfg.model.head.out_channels
+    if 'in_featuremap_size' in head:
+        head.in_featuremap_size = tuple(side // 32 for side in sizes['input_size'])
+    if 'input_size' in head:
+        head.input_size = sizes['input_size']
+    if 'deconv_out_channels' in cfg.model.head and head.type != 'RLEHead':
+        head.deconv_out_channels = cfg.model.head.deconv_out_channels
+    cfg.model.head = head
+    if 'neck' in recipe.model:
+        cfg.model.neck = recipe.model.neck
+    cfg.model.test_cfg = recipe.model.test_cfg
+
+
+def sized(codec: dict, cfg: Config) -> ConfigDict:
+    """A codec with the sizes of the config's own; those it does not name stay the config's."""
+    own = {key: value for key, value in cfg.codec.items() if key in ('input_size', 'heatmap_size')}
+    return ConfigDict({**own, **codec} if 'type' in codec else {**cfg.codec, **codec})
+
+
+def fingerprint(cfg: Config) -> str:
+    """Hash of everything in a config that decides what a run learns."""
+    spec = cfg.to_dict()
+    for key in PLACES:
+        spec.pop(key, None)
+    for loader in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
+        for key in ('num_workers', 'persistent_workers', 'pin_memory'):
+            spec[loader].pop(key, None)
+        spec[loader]['dataset'].pop('data_root', None)
+    return hashlib.sha256(json.dumps(spec, sort_keys=True, default=str).encode()).hexdigest()[:16]

@@ -1,0 +1,181 @@
+"""One run of a study: train, read the heatmaps with each of its decoders, measure, write ``result.json``.
+
+The run's work dir is an ordinary MMEngine work dir. Besides it holds ``weights.pth`` (the last epoch's, weights only),
+``predictions/*.keypoints.json`` (COCO results format, from ``CocoMetric``) and ``result.json``.
+"""
+
+import json
+import platform
+import statistics
+import subprocess
+import time
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine.config import Config
+from mmengine.runner import Runner
+from mmpose.datasets import CrowdPoseDataset
+from mmpose.datasets.datasets.utils import parse_pose_metainfo
+from study_config import Run, Study, fingerprint
+from study_metrics import measure
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGES = ('torch', 'mmengine', 'mmcv', 'mmcv-lite', 'mmpose', 'numpy')
+
+
+def perform(study: Study, run: Run) -> dict:
+    """Train and measure one run, resuming what is there.
+
+    Returns:
+        What ``result.json`` holds.
+
+    Raises:
+        SystemExit: the work dir holds a run with other settings.
+    """
+    folder, cfg = study.folder(run), study.config(run)
+    claim(folder, fingerprint(cfg))
+    weights = folder / 'weights.pth'
+    if not weights.exists():
+        train(cfg, weights)
+    result = {
+        **describe(study, run, cfg),
+        **timing(folder, cfg),
+        'curve': curve(folder),
+        'decoders': {name: read_with(study, run, name, weights) for name in study.decoders(run)},
+        'finished': time.strftime('%Y-%m-%d %H:%M:%S'),
+    }
+    partial = folder / 'result.json.part'
+    partial.write_text(json.dumps(result, indent=1))
+    partial.rename(folder / 'result.json')
+    return result
+
+
+def claim(folder: Path, mark: str) -> None:
+    """Make the folder this run's, or see that it already is."""
+    folder.mkdir(parents=True, exist_ok=True)
+    file = folder / 'fingerprint'
+    if file.exists() and file.read_text() != mark:
+        raise SystemExit(f'{folder} holds a run with other settings: remove it, or give the changed supervision another name')
+    file.write_text(mark)
+
+
+def train(cfg: Config, weights: Path) -> None:
+    """Train to the end, from the last checkpoint if there is one, and keep the weights alone."""
+    if (Path(cfg.work_dir) / 'last_checkpoint').exists():
+        cfg.resume, cfg.load_from = True, None
+    runner = build_runner(cfg)
+    model = runner.train()
+    torch.save({'state_dict': model.state_dict(), 'meta': {'dataset_meta': None}}, weights.with_suffix('.part'))
+    weights.with_suffix('.part').rename(weights)
+    for checkpoint in Path(cfg.work_dir).glob('*epoch_*.pth'):  # as large as three weights.pth, and no longer needed
+        checkpoint.unlink()
+    (Path(cfg.work_dir) / 'last_checkpoint').unlink(missing_ok=True)
+
+
+def build_runner(cfg: Config) -> Runner:
+    """A runner that logs into its own work dir: MMEngine keeps visualizers by name, process-wide."""
+    cfg.visualizer.name = cfg.experiment_name
+    return Runner.from_cfg(cfg)
+
+
+def read_with(study: Study, run: Run, name: str, weights: Path) -> dict:
+    """Test the weights with one decoder and measure what it predicted."""
+    cfg = study.decoder_config(run, name, weights)
+    prefix = Path(cfg.test_evaluator[0].outfile_prefix)
+    prefix.parent.mkdir(parents=True, exist_ok=True)
+    runner = build_runner(cfg)
+    stock = runner.test()
+    return {**measured(study, run, name), 'mmpose': {key: float(value) for key, value in stock.items()}}
+
+
+def measured(study: Study, run: Run, name: str) -> dict:
+    """What is measured of the predictions that a decoder left."""
+    sigmas = parse_pose_metainfo({'from_file': CrowdPoseDataset.METAINFO['from_file']})['sigmas']
+    results = study.folder(run) / 'predictions' / f'{name}.keypoints.json'
+    return measure(results, Path(study.data_root) / 'annotations/val.json', sigmas)
+
+
+def measure_again(study: Study, run: Run) -> None:
+    """Bring a finished run's metrics up to what ``study_metrics`` measures now, from its saved predictions."""
+    file = study.folder(run) / 'result.json'
+    result = json.loads(file.read_text())
+    for name, metrics in result['decoders'].items():
+        metrics.update(measured(study, run, name))
+    file.write_text(json.dumps(result, indent=1))
+
+
+def describe(study: Study, run: Run, cfg: Config) -> dict[str, Any]:
+    """What ran, on what, from which commit."""
+    return {
+        'study': study.name, 'stage': run.stage, 'backbone': run.backbone, 'supervision': run.supervision, 'seed': run.seed,
+        'epochs': cfg.train_cfg.max_epochs, 'batch_size': cfg.train_dataloader.batch_size, 'fingerprint': fingerprint(cfg),
+        'device': torch.cuda.get_device_name() if torch.cuda.is_available() else processor(),
+        'threads': torch.get_num_threads(), 'versions': versions(), 'python': platform.python_version(), 'commit': commit()}
+
+
+def processor() -> str:
+    """Name of the CPU, as Linux tells it."""
+    info = Path('/proc/cpuinfo')
+    lines = info.read_text().splitlines() if info.exists() else []
+    names = [line.split(':', 1)[1].strip() for line in lines if line.startswith('model name')]
+    return names[0] if names else platform.machine()
+
+
+def versions() -> dict[str, str]:
+    found = {}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def commit() -> str:
+    """The checkout's commit, with a plus if tracked files differ from it; empty outside a checkout."""
+    try:
+        head, changed = git('rev-parse', '--short', 'HEAD'), git('status', '--porcelain', '-uno')
+    except (OSError, subprocess.CalledProcessError):
+        return ''
+    return head + '+' * bool(changed)
+
+
+def git(*arguments: str) -> str:
+    return subprocess.run(['git', '-C', str(ROOT), *arguments], capture_output=True, text=True, check=True).stdout.strip()
+
+
+def scalars(folder: Path) -> list[dict]:
+    """All lines that MMEngine logged, over all sessions of a run."""
+    lines = []
+    for file in sorted(folder.glob('*/vis_data/scalars.json')):
+        lines += [json.loads(line) for line in file.read_text().splitlines()]
+    return lines
+
+
+def timing(folder: Path, cfg: Config) -> dict[str, float]:
+    """Step times as MMEngine logged them, in seconds: median, without waiting for data, and all training steps together."""
+    steps = [line for line in scalars(folder) if 'data_time' in line and 'loss' in line]
+    if not steps:
+        return {}
+    times = [line['time'] for line in steps]
+    last = max(line['step'] for line in steps)
+    return {
+        'step_seconds': statistics.median(times),
+        'compute_seconds': statistics.median(line['time'] - line['data_time'] for line in steps),
+        'train_seconds': statistics.fmean(times) * last}
+
+
+def curve(folder: Path) -> list[dict]:
+    """Validation metrics by epoch, with the mean training loss since the validation before."""
+    points, losses = {}, []
+    for line in scalars(folder):
+        if 'data_time' in line and 'loss' in line:
+            losses.append(line['loss'])
+        elif 'coco/AP' in line:
+            metrics = {key: value for key, value in line.items() if key not in ('time', 'data_time', 'step')}
+            train_loss = statistics.fmean(losses) if losses else None
+            points[line['step']] = {'epoch': line['step'], 'train_loss': train_loss, **metrics}
+            losses = []
+    return [points[epoch] for epoch in sorted(points)]
