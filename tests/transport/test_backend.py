@@ -1,5 +1,6 @@
 """Who computes the distance: chosen by name, by device, or because the other one cannot."""
 
+import sys
 import types
 import warnings
 
@@ -25,7 +26,7 @@ def kernel(fails: bool = False) -> types.SimpleNamespace:
     def emd_triton(*_):
         if fails:
             raise OSError('no C compiler')
-        return (torch.full((3,), 7.0),) * 3 + (DOTS, torch.ones(3, 5, 4))
+        return torch.full((3,), 7.0), torch.zeros(3), torch.ones(3, dtype=torch.bool), DOTS.clone(), torch.ones(3, 5, 4)
 
     return types.SimpleNamespace(INTERPRETED=True, emd_triton=emd_triton, obstacle=lambda _: None,
                                  scale_triton=lambda gradient, factor, dtype: gradient * 2)
@@ -56,7 +57,17 @@ def test_triton_missing(monkeypatch):
     monkeypatch.setattr(backend, '_import', lambda: (None, 'triton cannot be imported'))
     with pytest.raises(RuntimeError, match='triton cannot be imported'):
         emd(MAPS, DOTS, EMDOptions(epsilon=1.0, backend='triton'))
-    assert backend.kernel_for(types.SimpleNamespace(device=torch.device('cuda')), 'auto') is None
+    monkeypatch.setattr(backend, '_tested', lambda _: True)
+    assert backend.kernel_for(MAPS, 'auto') is None
+
+
+def test_auto_means_the_kernel_on_tested_gpus_only(monkeypatch):
+    stands_in = kernel()
+    monkeypatch.setattr(backend, '_import', lambda: (stands_in, None))
+    for tested in (True, False):
+        monkeypatch.setattr(backend, '_tested', lambda _, tested=tested: tested)
+        assert backend.kernel_for(MAPS, 'auto') is (stands_in if tested else None)
+        assert backend.kernel_for(MAPS, 'triton') is stands_in and backend.kernel_for(MAPS, 'torch') is None
 
 
 def test_maps_too_large_for_the_kernel():
@@ -81,7 +92,8 @@ def test_a_kernel_that_does_not_start(monkeypatch):
         emd(MAPS, DOTS, EMDOptions(epsilon=1.0, backend='triton'))
     monkeypatch.undo()
 
-    monkeypatch.setattr('hdm_mmpose.transport.emd.kernel_for', lambda *_: None if backend._failed else broken)
+    # the package's `emd` is the function
+    monkeypatch.setattr(sys.modules['hdm_mmpose.transport.emd'], 'kernel_for', lambda *_: None if backend._failed else broken)
     how = EMDOptions(epsilon=1.0)
     with pytest.warns(UserWarning, match='PyTorch takes over .* OSError: no C compiler'):
         first = emd(MAPS, DOTS, how)

@@ -66,12 +66,12 @@ def value_and_gradient_enabled(heatmap, dots, how):
 @pytest.mark.parametrize('epsilon', [0.1, 1])
 def test_gradcheck(supplier, potential, epsilon):
     """Maps of both signs; relu's kink at 0 is avoided, and with it shannon's infinite slope there."""
-    heatmap = torch.randn(3, 4, 3, dtype=torch.float64)
+    heatmap = torch.randn(2, 4, 3, dtype=torch.float64)
     if supplier == 'relu':
         heatmap = heatmap + 0.05 * heatmap.sign()
     for ground, unbiased in itertools.product(GROUND_DISTANCES, {False, potential == 'product'}):
         how = options(epsilon, supplier, ground, potential=potential, unbiased=unbiased)
-        dots = dots_in((4, 3))[[0, 1, 5]]
+        dots = dots_in((4, 3))[[0, 5]]
         assert torch.autograd.gradcheck(
             lambda h, dots=dots, how=how: Objective.apply(h, dots, how), heatmap.requires_grad_(), eps=1e-6, atol=1e-6, rtol=1e-5
         )

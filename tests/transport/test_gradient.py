@@ -86,7 +86,7 @@ def test_sharp_is_exact_in_float32_on_narrow_peaks(epsilon, ground):
     dots = random_dots(200, size)
     single, double = (
         TransportProblem(
-            suppliers_of('narrow peak at the dot', dots, size).to(dtype), dot_demanders(dots.float(), size).to(dtype), epsilon,
+            suppliers_of('narrow peak at the dot', dots, size).to(dtype), dot_demanders(dots, size).to(dtype), epsilon,
             build_ground_distance(ground),
         )
         for dtype in (torch.float32, torch.float64)

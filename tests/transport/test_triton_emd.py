@@ -37,7 +37,7 @@ import sys, torch, triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 from hdm_mmpose.transport import EMDOptions, triton_emd
-from hdm_mmpose.transport.triton_emd import _emd_kernel, launch_of, plan_of
+from hdm_mmpose.transport.triton_emd import REGISTERS, _emd_kernel, launch_of, plan_of
 
 height, width, capability = map(int, sys.argv[1:4])
 how = EMDOptions(epsilon=0.25, potential=sys.argv[4])
@@ -47,7 +47,7 @@ types = dict.fromkeys(['heatmap_ptr', 'target_ptr', 'cost_ptr', 'error_ptr', 'do
 types |= dict.fromkeys(['epsilon_high', 'epsilon_low', 'tolerance'], 'fp32')
 types |= dict.fromkeys(['sinkhorn_steps', 'newton_steps'], 'i32') | {'P': 'constexpr'}
 source = ASTSource(_emd_kernel, types, {'P': plan}, {(i,): [['tt.divisibility', 16]] for i in range(6)})
-kernel = triton.compile(source, target=GPUTarget('cuda', capability, 32), options={'num_warps': launch.num_warps})
+kernel = triton.compile(source, target=GPUTarget('cuda', capability, 32), options={'num_warps': launch.num_warps, 'maxnreg': REGISTERS})
 open(sys.argv[5], 'wb').write(kernel.asm['cubin'])
 print('warps', launch.num_warps)
 '''
@@ -74,7 +74,7 @@ def resources(tmp_path: Path, height: int, width: int, capability: int, potentia
 def test_compiles_for_a_gpu(tmp_path, height, width, potential):
     """Kept in registers, and walked through in tiles: valid beyond the interpreter, and without spills."""
     used = resources(tmp_path, height, width, 90, potential)
-    assert used['spilled'] == 0 and used['registers'] <= 255
+    assert used['spilled'] == 0 and used['registers'] <= 128
 
 
 @pytest.mark.slow
@@ -173,7 +173,7 @@ def test_autocast(dtype):
 @needs_gpu
 def test_torch_compile_on_a_gpu():
     torch.compiler.reset()
-    loss, *inputs = loss_and_inputs('cuda', dense=True)
+    loss, *inputs = loss_and_inputs('cuda', dense=True, backend='triton')
     compiled = torch.compile(loss, fullgraph=True)
     torch.testing.assert_close(value_and_gradient(compiled, *inputs), value_and_gradient(loss, *inputs), rtol=1e-5, atol=1e-6)
 
@@ -197,7 +197,9 @@ def test_real_kernel_at_real_sizes(size):
 
 
 @needs_gpu
-def test_auto_takes_the_kernel_on_a_gpu():
-    from hdm_mmpose.transport.backend import kernel_for
+def test_auto_takes_the_kernel_where_it_is_listed_as_tested():
+    from hdm_mmpose.transport.backend import TESTED_GPUS, kernel_for
 
-    assert kernel_for(torch.rand(1, 5, 4, device='cuda'), 'auto') is not None
+    heatmap = torch.rand(1, 5, 4, device='cuda')
+    assert kernel_for(heatmap, 'triton') is not None
+    assert (kernel_for(heatmap, 'auto') is not None) == (torch.cuda.get_device_capability() in TESTED_GPUS)

@@ -1,0 +1,192 @@
+"""What the benchmarks share: where they ran, how time and memory are taken, and where tables and numbers go."""
+
+from __future__ import annotations
+
+import gc
+import importlib.metadata
+import importlib.util
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGES = ('torch', 'triton', 'numpy', 'mmpose', 'POT', 'geomloss', 'ott-jax', 'jax')
+WARM_UP = 3
+# Long enough for the host to have queued what is timed: the device's own time is wanted, not that of launching.
+HEAD_START_CYCLES = 20_000_000
+
+
+def machine(device: str, seed: int) -> dict:
+    """Where and with what numbers were made."""
+    about = {
+        'script': ' '.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        'date': time.strftime('%Y-%m-%d'),
+        'commit': commit(),
+        'seed': seed,
+        'cpu': processor(),
+        'cores': os.cpu_count(),
+        'threads': torch.get_num_threads(),
+        'load': round(os.getloadavg()[0], 1),
+        'python': platform.python_version(),
+        'packages': {name: version for name in PACKAGES if (version := installed(name))},
+    }
+    if device == 'cuda':
+        about['gpu'] = torch.cuda.get_device_name()
+        about['cuda'] = torch.version.cuda
+    return about
+
+
+def commit() -> str:
+    """The commit of this checkout, with a plus sign if tracked files have been changed since."""
+    def git(*arguments: str) -> str:
+        return subprocess.run(['git', *arguments], cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        return git('rev-parse', '--short=12', 'HEAD') + ('+' if git('status', '--porcelain', '--untracked-files=no') else '')
+    except (OSError, subprocess.CalledProcessError):
+        return 'unknown'
+
+
+def processor() -> str:
+    """Name of the CPU, as Linux gives it."""
+    try:
+        lines = Path('/proc/cpuinfo').read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line.split(':', 1)[1].strip() for line in lines if line.startswith('model name')), platform.machine())
+
+
+def installed(package: str) -> str | None:
+    """Version of a package, None where it is absent."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def race(runners: dict[str, Callable[[int], object]], device: str, repeats: int) -> dict[str, dict[str, float]]:
+    """Seconds of each runner, called in turns with the number of the repeat; ``summary`` of each."""
+    times: dict[str, list[float]] = {name: [] for name in runners}
+    for repeat in range(-WARM_UP, repeats):
+        for name, runner in runners.items():
+            seconds = (_on_gpu if device == 'cuda' else _on_cpu)(runner, repeat)
+            if repeat >= 0:
+                times[name].append(seconds)
+    return {name: summary(values) for name, values in times.items()}
+
+
+def _on_cpu(runner: Callable[[int], object], repeat: int) -> float:
+    start = time.perf_counter()
+    runner(repeat)
+    return time.perf_counter() - start
+
+
+def _on_gpu(runner: Callable[[int], object], repeat: int) -> float:
+    """The device's time between two events, with everything queued before the first one is reached."""
+    torch.cuda.synchronize()
+    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    torch.cuda._sleep(HEAD_START_CYCLES)
+    start.record()
+    runner(repeat)
+    end.record()
+    torch.cuda.synchronize()
+    return start.elapsed_time(end) / 1e3
+
+
+def summary(seconds: Sequence[float]) -> dict[str, float]:
+    """Median, quartiles and the number of values."""
+    if len(seconds) < 2:
+        return dict(median=seconds[0], quartile_1=seconds[0], quartile_3=seconds[0], repeats=1)
+    low, median, high = statistics.quantiles(seconds, n=4)
+    return dict(median=median, quartile_1=low, quartile_3=high, repeats=len(seconds))
+
+
+def peak_memory(function: Callable[[], object], device: str) -> int:
+    """Bytes of tensors that were alive at once during the call, beyond those alive before it."""
+    gc.collect()
+    if device == 'cuda':
+        torch.cuda.synchronize()
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        function()
+        torch.cuda.synchronize()
+        return torch.cuda.max_memory_allocated() - before
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True, acc_events=True) as profile:
+        function()
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / 'trace.json'
+        profile.export_chrome_trace(str(path))
+        events = [event for event in json.loads(path.read_text())['traceEvents'] if event.get('name') == '[memory]']
+    alive = highest = 0
+    for event in sorted(events, key=lambda event: event['ts']):
+        alive += event['args']['Bytes']
+        highest = max(highest, alive)
+    return highest
+
+
+def copy_bandwidth(device: str, elements: int = 1 << 28) -> float:
+    """Bytes per second that a plain copy moves, read and written."""
+    source = torch.zeros(elements, device=device)
+    target = torch.empty_like(source)
+    median = race({'copy': lambda _: target.copy_(source)}, device, 20)['copy']['median']
+    return 2 * 4 * elements / median
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    """A Markdown table that is readable as plain text too; the first column is flush left, the others right."""
+    cells = [[str(cell) for cell in row] for row in [head, *rows]]
+    widths = [max(len(row[i]) for row in cells) for i in range(len(head))]
+    lines = ['| ' + ' | '.join(cell.ljust(w) if i == 0 else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True)))
+             + ' |' for row in cells]
+    rule = '|' + '|'.join('-' * (w + 2) if i == 0 else '-' * (w + 1) + ':' for i, w in enumerate(widths)) + '|'
+    return '\n'.join([lines[0], rule, *lines[1:]])
+
+
+def conditions(about: dict) -> str:
+    """One line that says where a table comes from."""
+    where = about.get('gpu') or f'{about["cpu"]}, {about["threads"]} threads'
+    versions = ', '.join(f'{name} {version}' for name, version in about['packages'].items() if name in ('torch', 'POT', 'geomloss'))
+    return f'Made by `{about["script"]}` on {about["date"]}: {where}; {versions}; seed {about["seed"]}; commit {about["commit"]}.'
+
+
+def write_block(path: Path, name: str, text: str) -> None:
+    """Replace what stands between ``<!-- begin name -->`` and ``<!-- end name -->`` in a Markdown file.
+
+    Raises:
+        SystemExit: the file or its markers are not there.
+    """
+    begin, end = f'<!-- begin {name} -->', f'<!-- end {name} -->'
+    old = path.read_text() if path.is_file() else ''
+    if begin not in old or end not in old.split(begin, 1)[1]:
+        raise SystemExit(f'{path} must hold the lines {begin} and {end}; the table goes between them')
+    head, rest = old.split(begin, 1)
+    path.write_text(f'{head}{begin}\n{text.strip()}\n{end}{rest.split(end, 1)[1]}')
+
+
+def write_json(path: Path, content: dict) -> None:
+    """Numbers, rounded to what is worth keeping."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(_rounded(content), indent=1) + '\n')
+    print(f'wrote {path}')
+
+
+def _rounded(value: object) -> object:
+    if isinstance(value, float):
+        return float(f'{value:.4g}')
+    if isinstance(value, dict):
+        return {key: _rounded(entry) for key, entry in value.items()}
+    return [_rounded(entry) for entry in value] if isinstance(value, list | tuple) else value
+
+
+def available(module: str) -> bool:
+    """Is this module installed?"""
+    return importlib.util.find_spec(module) is not None
