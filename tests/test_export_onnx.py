@@ -21,15 +21,14 @@ sys.path.insert(0, str(ROOT / 'tools'))
 import export_onnx as tool  # noqa: E402
 
 (DEMO,) = (ROOT / 'configs' / 'demo').glob('*_hdm-*.py')
-STAGES = dict(type='CPMHead', in_channels=128, out_channels=17, num_stages=1, deconv_out_channels=(64, 64, 64),
-              deconv_kernel_sizes=(4, 4, 4))
+STAGES = dict(type='CPMHead', num_stages=1)
 
 
 def model_config(head: dict | None = None, **decoder: str) -> dict:
     cfg = Config.fromfile(DEMO).model.to_dict()
     cfg['head']['decoder'].update(decoder)
     if head is not None:
-        cfg['head'] = dict(head, loss=cfg['head']['loss'], decoder=cfg['head']['decoder'])
+        cfg['head'].update(head)
     return cfg
 
 

@@ -29,10 +29,16 @@ Made by `tools/faults_table.py` out of the tests in `tests/faults/` (`make test-
 
 
 def run_tests(junit: Path) -> None:
-    """Run the suite, recording it; failures are part of the record."""
-    subprocess.run(
+    """Run the suite, recording it; failures are part of the record.
+
+    Raises:
+        SystemExit: pytest was stopped before it had written the record.
+    """
+    done = subprocess.run(
         [sys.executable, '-m', 'pytest', '-q', '-m', 'faults', '-o', 'junit_family=xunit1', f'--junitxml={junit}', 'tests/faults'],
         cwd=ROOT, check=False)
+    if not junit.exists():
+        raise SystemExit(f'pytest stopped with status {done.returncode} before it had written its record')
 
 
 def read(junit: Path) -> tuple[list[dict[str, str]], dict[str, int]]:

@@ -139,6 +139,8 @@ def measure(heatmap: Tensor, target: Tensor, options: EMDOptions, wants_gradient
     if kernel is not None:
         try:
             return kernel.emd_triton(heatmap, target, options, wants_gradient)
+        except torch.cuda.OutOfMemoryError:
+            raise
         except Exception as error:  # a compiler missing, say: training need not stop
             if options.backend == 'triton':
                 raise

@@ -9,10 +9,9 @@ choices that do not change the solution:
   the largest: it certainly takes part, and is the reference of the cost and the ground of the Laplacian.
 - Potentials are kept in units of epsilon: ``beta = b / epsilon``.  ``K_m = exp(-excess_m / epsilon)``, m = 1, 2, 3, is
   computed once and stays in registers with the masses; an iteration is multiplications, one division and ten sums.  Where
-  epsilon is so small that an exponential could leave its range, exponents are kept instead (``LOG_DOMAIN``).
-- Newton's loop ends with the step that solves the problem, not with one more look: a damped step leaves at most
-  ``(e^omega - 1) + omega / 2``, about ``3/2 omega``, of the marginal error.  The pass that computes cost and gradient
-  measures it.
+  epsilon is so small that an exponential could leave its range, exponents are kept instead (``Plan.log_domain``).
+- Newton's loop ends with the step that solves the problem, not with one more look at it: near the solution a damped step
+  leaves about ``3/2 omega`` of the marginal error.  What is left is measured by the pass that computes cost and gradient.
 - Maps too large for the registers are walked through in tiles, anew in every pass; the cache holds them.
 
 Letters as in ``problem``; shapes stand beside the pointers.
@@ -37,7 +36,7 @@ from .semi_dual import TOLERANCE
 if TYPE_CHECKING:
     from .emd import EMDOptions
 
-# Cells whose mass and K, 4 float32 numbers each, a thread keeps in its registers (it has 128 where 512 threads run).
+# Cells whose mass and K, 4 float32 numbers each, a thread keeps in its registers.
 CELLS_PER_THREAD = 16
 # Cells beyond which one program per joint is not the way to go.
 LARGEST_MAP = 1 << 18
@@ -754,11 +753,19 @@ INTERPRETED = not isinstance(_emd_kernel, triton.runtime.JITFunction)
 # ----------------------------------------------------------------------------------------------------------------- launch
 @dataclass(frozen=True)
 class Launch:
-    """How a map is laid over a multiprocessor: warps of 32 threads, cells per tile, and whether it stays in registers."""
+    """How a map is laid over a multiprocessor.
+
+    Attributes:
+        num_warps: of 32 threads.
+        tile: cells looked at together, a power of two.
+        resident: whether the map stays in registers.
+        registers: a thread's share at most; 128 let 512 threads run on a multiprocessor.
+    """
 
     num_warps: int
     tile: int
     resident: bool
+    registers: int = 128
 
 
 def launch_of(cells: int, dtype: torch.dtype) -> Launch:
@@ -810,7 +817,7 @@ def emd_triton(heatmap: Tensor, target: Tensor, options: EMDOptions, gradient: b
         _emd_kernel[(joints,)](
             heatmap.contiguous(), target.contiguous(), cost, error, dots, slope, high, options.epsilon - high, tolerance,
             WARM_UP if newton else options.num_iters, step_budget(options.epsilon) if newton else 0,
-            P=plan, num_warps=launch.num_warps,
+            P=plan, num_warps=launch.num_warps, maxnreg=launch.registers,
         )
     return cost, error, error <= tolerance, dots, slope
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -74,7 +75,7 @@ class Contestant:
 
     Attributes:
         step: the scalar loss of a batch.
-        each: (J, H, W) maps and (J, 2) dots to (J,) values, for the comparison with float64; None where there is none.
+        each: (J, H, W) maps and dense targets to (J,) values, for the comparison with float64; None where there is none.
         potential: which gradient it has.
         times: factor by which its time is multiplied, where only a part of the iterations is run.
         note: said beside the time.
@@ -121,11 +122,10 @@ def mse(batch: Batch) -> Tensor:
     return (loss * batch.weights[..., None, None]).mean()
 
 
-def loss_of(values: Callable[[Tensor, Tensor], Tensor], dense: bool = True) -> Step:
-    """The weighted mean over joints, as ``EMDHeatmapLoss`` takes it, with the dots read from the dense target or given."""
+def loss_of(values: Callable[[Tensor, Tensor], Tensor]) -> Step:
+    """The weighted mean over joints, as ``EMDHeatmapLoss`` takes it, from dense targets."""
     def step(batch: Batch) -> Tensor:
-        dots = centroid(batch.target) if dense else batch.dots
-        each = values(batch.output.flatten(0, 1), dots.flatten(0, 1)).view(batch.weights.shape)
+        each = values(batch.output.flatten(0, 1), batch.target.flatten(0, 1)).view(batch.weights.shape)
         return torch.where(batch.weights > 0, each * batch.weights, 0).mean()
 
     return step
@@ -133,8 +133,8 @@ def loss_of(values: Callable[[Tensor, Tensor], Tensor], dense: bool = True) -> S
 
 def ours(work: Workload, **options) -> Contestant:
     """``EMDHeatmapLoss`` without MMPose around it."""
-    def each(maps: Tensor, dots: Tensor) -> Tensor:
-        return emd(maps, dots, work.options(**options)).cost
+    def each(maps: Tensor, targets: Tensor) -> Tensor:
+        return emd(maps, targets, work.options(**options)).cost
 
     return Contestant(loss_of(each), each, work.potential)
 
@@ -142,7 +142,7 @@ def ours(work: Workload, **options) -> Contestant:
 def theirs(work: Workload, peer: Peer, times: float = 1.0, note: str = '', timed: Peer | None = None) -> Contestant:
     """A peer; ``timed`` is run in its place for the time, if running all of it takes too long."""
     def values(which: Peer) -> Callable[[Tensor, Tensor], Tensor]:
-        return lambda maps, dots: PeerLoss.apply(maps, dots, which, work.supplier, work.epsilon)
+        return lambda maps, targets: PeerLoss.apply(maps, centroid(targets), which, work.supplier, work.epsilon)
 
     return Contestant(loss_of(values(timed or peer)), values(peer), peer.potential, times, note)
 
@@ -153,20 +153,15 @@ def contestants(work: Workload, peers: bool, iterations: int) -> dict[str, Conte
     Args:
         iterations: how many of the 1000 Sinkhorn iterations are timed; the rest, being the same, is multiplied.
     """
-    field = {field.name for field in dataclasses.fields(EMDOptions)}
-    backends = {'torch': {'backend': 'torch'}, 'triton': {'backend': 'triton'}} if 'backend' in field else {'torch': {}}
-    if work.device == 'cpu':
-        backends.pop('triton', None)
-    everybody = {'KeypointMSELoss': Contestant(mse)}
-    for name, option in backends.items():
-        everybody[f'EMD, newton, {name}'] = ours(work, **option)
     note = '' if iterations == 1000 else f'{iterations} of 1000 iterations timed'
-    sinkhorn = ours(work, solver='sinkhorn', num_iters=1000, **backends['torch'])
-    sinkhorn.step = ours(work, solver='sinkhorn', num_iters=iterations, **backends['torch']).step
-    sinkhorn.times, sinkhorn.note = 1000 / iterations, note
-    everybody['EMD, sinkhorn 1000, torch'] = sinkhorn
-    if 'triton' in backends:
-        everybody['EMD, sinkhorn 1000, triton'] = ours(work, solver='sinkhorn', num_iters=1000, backend='triton')
+    everybody = {'KeypointMSELoss': Contestant(mse)}
+    for backend in ('torch', 'triton') if work.device == 'cuda' else ('torch',):
+        everybody[f'EMD, newton, {backend}'] = ours(work, backend=backend)
+        sinkhorn = ours(work, solver='sinkhorn', num_iters=1000, backend=backend)
+        if backend == 'torch':
+            sinkhorn.step = ours(work, solver='sinkhorn', num_iters=iterations, backend=backend).step
+            sinkhorn.times, sinkhorn.note = 1000 / iterations, note
+        everybody[f'EMD, sinkhorn 1000, {backend}'] = sinkhorn
     plain = Peer(plain_log_sinkhorn, 'shannon')
     part = Peer(functools.partial(plain_log_sinkhorn, iterations=iterations), 'shannon')
     everybody['plain log-Sinkhorn 1000'] = theirs(work, plain, 1000 / iterations, note, timed=part)
@@ -223,8 +218,6 @@ def _few(runner: Callable[[int], None], work: Workload, repeats: int) -> dict[st
 
 
 def _timed(runner: Callable[[int], None], repeat: int) -> float:
-    import time
-
     start = time.perf_counter()
     runner(repeat)
     return time.perf_counter() - start
@@ -234,22 +227,19 @@ def accuracy(work: Workload, contestant: Contestant, batch: Batch) -> tuple[floa
     """Largest relative error of values, and of gradients relative to each joint's largest entry, over ``CHECKED`` joints."""
     if contestant.each is None:
         return None, None
-    maps, dots = (value.detach().flatten(0, 1)[:CHECKED] for value in (batch.output, batch.dots))
-    exact = EMDOptions(work.epsilon, contestant.potential, work.supplier)
-    value, gradient = value_and_gradient(contestant.each, maps, dots)
-    with torch.device('cpu'):
-        right, slope = value_and_gradient(
-            lambda m, d: emd(m, d, exact).cost, maps.double().cpu(), dots.double().cpu()
-        )
+    maps, targets, dots = (value.detach().flatten(0, 1)[:CHECKED] for value in (batch.output, batch.target, batch.dots))
+    exact = EMDOptions(work.epsilon, contestant.potential, work.supplier, backend='torch')
+    value, gradient = value_and_gradient(contestant.each, maps, targets)
+    right, slope = value_and_gradient(lambda m, d: emd(m, d, exact).cost, maps.double().cpu(), dots.double().cpu())
     value, gradient = value.double().cpu(), gradient.double().cpu()
     value_error = ((value - right).abs() / right).max().item()
     return value_error, ((gradient - slope).abs().amax((1, 2)) / slope.abs().amax((1, 2))).max().item()
 
 
-def value_and_gradient(each: Callable[[Tensor, Tensor], Tensor], maps: Tensor, dots: Tensor) -> tuple[Tensor, Tensor]:
+def value_and_gradient(each: Callable[[Tensor, Tensor], Tensor], maps: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
     """(J,) values and (J, H, W) gradients."""
     maps = maps.clone().requires_grad_()
-    values = each(maps, dots)
+    values = each(maps, targets)
     (gradient,) = torch.autograd.grad(values.sum(), maps)
     return values.detach(), gradient
 

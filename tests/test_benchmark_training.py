@@ -1,0 +1,91 @@
+"""The benchmark of whole training steps runs, compares before it prints a time, and says what is missing."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+
+
+@pytest.fixture()
+def benchmark(root, monkeypatch):
+    monkeypatch.syspath_prepend(str(root / 'tools'))
+    import benchmark_training
+
+    yield benchmark_training
+    for module in ('benchmark_training', 'measuring'):
+        sys.modules.pop(module, None)
+
+
+TINY = ['--models', 'res18', '--batch', '1', '--keypoints', '5', '--turns', '2', '--steps', '1']
+
+
+def test_report(benchmark, tmp_path, capsys):
+    table = tmp_path / 'table.md'
+    table.write_text('before\n<!-- begin training-cpu -->\nold\n<!-- end training-cpu -->\nafter\n')
+    benchmark.main([*TINY, '--json', str(tmp_path / 'report.json'), '--markdown', str(table)])
+    report = json.loads((tmp_path / 'report.json').read_text())
+    rows = report['training']
+    assert [(row['loss'], row['accuracy']) for row in rows] == [
+        ('KeypointMSELoss', False), ('KeypointMSELoss', True), ('EMDHeatmapLoss, torch', False), ('EMDHeatmapLoss, torch', True)]
+    assert all(row['step']['median'] > 0 and row['step']['repeats'] == 2 and row['keypoints'] == 5 for row in rows)
+    assert rows[0]['throughput_of_mse']['median'] == rows[1]['throughput_of_mse']['median'] == 1
+    assert report['machine']['commit'] and report['machine']['packages']['torch']
+    assert 'x MSE' in capsys.readouterr().out
+    assert 'old' not in table.read_text() and 'EMDHeatmapLoss' in table.read_text()
+
+
+def test_a_step_trains_with_the_loss_of_its_turn(benchmark):
+    """Weights move under either loss, and the accuracy is computed only where it is asked for."""
+    arguments = benchmark._arguments(TINY)
+    config = benchmark._config('res18', 'hdm', 5)
+    from mmengine.registry import init_default_scope
+    from mmpose.registry import MODELS
+
+    init_default_scope('mmpose')
+    model = benchmark._on_device(MODELS.build(config.model), 'cpu')
+    wrapper = benchmark._optimiser(model, config, 'fp32')
+    loss = MODELS.build(config.model.head.loss)
+    for accuracy in (False, True):
+        variant = benchmark.Variant('ours', loss, accuracy, benchmark.make_batches(config, arguments))
+        before = model.head.final_layer.weight.detach().clone()
+        log = benchmark._stepper(model, wrapper, variant)(0)
+        assert ('acc_pose' in log) == accuracy and log['loss_kpt'] > 0
+        assert model.head.loss_module is loss and not torch.equal(before, model.head.final_layer.weight)
+
+
+def test_no_time_without_the_right_answer(benchmark, monkeypatch, capsys):
+    right = benchmark._value_and_gradient
+
+    def wrong(loss, output, target, weights):
+        value, gradient = right(loss, output, target, weights)
+        return value, gradient * (1.001 if output.dtype == torch.float32 else 1)
+
+    monkeypatch.setattr(benchmark, '_value_and_gradient', wrong)
+    with pytest.raises(SystemExit, match='the gradient is off by 0.001 .* no times printed'):
+        benchmark.main(TINY)
+    assert 'step ms' not in capsys.readouterr().out
+
+
+def test_without_mmpose_it_says_so(benchmark, monkeypatch):
+    monkeypatch.setitem(sys.modules, 'mmpose.models', None)
+    with pytest.raises(SystemExit, match='needs MMPose and mmcv: .* --help says how they get to this machine'):
+        benchmark.main(TINY)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason='about machines without a GPU')
+def test_without_a_gpu(benchmark, root):
+    with pytest.raises(SystemExit, match='torch sees no GPU'):
+        benchmark.main(['--device', 'cuda', *TINY])
+    for command in (['bash', 'tools/benchmark_gpu.sh', 'kernel'], [sys.executable, 'tools/benchmark_launch.py']):
+        done = subprocess.run(command, cwd=root, text=True, capture_output=True, timeout=120,
+                              env={**os.environ, 'PYTHON': sys.executable})
+        assert done.returncode == 1 and 'torch sees no GPU' in done.stderr, done
+
+
+def test_mixed_precision_needs_a_gpu(benchmark, capsys):
+    with pytest.raises(SystemExit):
+        benchmark.main([*TINY, '--precision', 'fp16'])
+    assert 'needs --device cuda' in capsys.readouterr().err

@@ -1,0 +1,95 @@
+#!/usr/bin/env bash
+# Everything that needs a GPU, in one go: are the kernel's results right there, and what does it cost?
+#
+#   tools/benchmark_gpu.sh [STAGE...]      default: kernel launch transport codec training
+#   tools/benchmark_gpu.sh prepare         only for a machine without network: fetch the wheels it will need
+#
+#   kernel     the tests of the Triton kernel, compiled instead of interpreted; autocast, CUDA graphs, torch.compile
+#   launch     layouts of the kernel: warps, tiles, registers
+#   transport  the loss alone against KeypointMSELoss and other solvers, and its scaling
+#   codec      decoding, against MMPose's per-sample decoder
+#   training   whole training steps, four networks, 17 and 133 keypoints, fp32 and mixed precision
+#
+# Results go to $OUT (default work_dirs/benchmarks): benchmarks.log and a JSON file per stage. No time is printed by a stage
+# whose results are wrong. A stage ends after MINUTES (default 9); the training benchmark keeps the networks it has finished.
+# Without MMPose on the machine the folder data/wheels is installed to SITE (`prepare`, 8 MiB, fills it on one with network).
+set -uo pipefail
+cd "$(dirname "$0")/.."
+PYTHON=${PYTHON:-python3}
+WHEELS=${WHEELS:-data/wheels}
+SITE=${SITE:-/tmp/hdm_benchmark_site}
+OUT=${OUT:-work_dirs/benchmarks}
+MINUTES=${MINUTES:-9}
+export PYTHONPATH="$SITE:$PWD${PYTHONPATH:+:$PYTHONPATH}"
+
+prepare() {
+    WHEELS="$WHEELS" PYTHON="$PYTHON" tools/study_gpu.sh prepare
+    "$PYTHON" -m pip download -q --no-deps -d "$WHEELS" pytest==8.4.2 pluggy==1.6.0 iniconfig==2.1.0 pygments==2.19.2
+}
+
+has() {
+    "$PYTHON" -c "import $1" 2> /dev/null
+}
+
+install() {
+    { has mmpose.models && has pytest; } || [ ! -d "$WHEELS" ] && return
+    "$PYTHON" -m pip install -q --no-index --no-deps --no-compile --upgrade --target "$SITE" "$WHEELS"/*.whl
+    "$PYTHON" -m pip install -q --no-index --no-deps --no-build-isolation --no-cache-dir --target "$SITE" "$WHEELS"/xtcocotools-*
+    # MMPose imports mmcv's compiled operators, none of which is called here; mmcv-lite has none.
+    [ -n "$(ls "$SITE"/mmcv/_ext* 2> /dev/null)" ] || cat > "$SITE/mmcv/_ext.py" << 'EXT'
+def __getattr__(name):
+    if name.startswith('__'):
+        raise AttributeError(name)
+    return lambda *args, **kwargs: (_ for _ in ()).throw(NotImplementedError(f'mmcv-lite has no operator {name}'))
+EXT
+    has mmpose.models || "$PYTHON" -c 'import mmpose.models' 2>&1 | tail -n 1
+}
+
+# name, then a command: its output to the terminal and to the log
+stage() {
+    local name=$1 status
+    shift
+    echo "== $name: $*" | tee -a "$OUT/benchmarks.log"
+    timeout "$((60 * MINUTES))" "$@" 2>&1 | tee -a "$OUT/benchmarks.log"
+    status=${PIPESTATUS[0]}
+    [ "$status" = 0 ] || { echo "== $name: exit status $status"; failed+=("$name"); }
+}
+
+run() {
+    failed=()
+    "$PYTHON" -c 'import torch; raise SystemExit(None if torch.cuda.is_available() else "torch sees no GPU")' || exit 1
+    mkdir -p "$OUT"
+    install
+    { nvidia-smi; "$PYTHON" -m pip list 2> /dev/null; } > "$OUT/benchmarks.log" 2>&1
+    for name in "$@"; do
+        case $name in
+            kernel)
+                stage kernel "$PYTHON" -m pytest -q -p no:cacheprovider --durations=5 -m '' -k 'not interpreted' \
+                    tests/transport/triton_emd_kernel.py tests/transport/test_triton_emd.py ;;
+            launch)
+                stage launch "$PYTHON" tools/benchmark_launch.py --json "$OUT/launch.json" ;;
+            transport)
+                stage transport "$PYTHON" tools/benchmark_transport.py --device cuda --batch 64 --size 96 72 \
+                    --json "$OUT/transport.json"
+                stage scaling "$PYTHON" tools/benchmark_transport.py --device cuda --scaling --plot "$OUT/scaling.png" \
+                    --json "$OUT/scaling.json" ;;
+            codec)
+                stage codec "$PYTHON" tools/benchmark_codec.py --device cuda --json "$OUT/codec.json" ;;
+            training)
+                stage training "$PYTHON" tools/benchmark_training.py --device cuda --json "$OUT/training.json"
+                stage training-133 "$PYTHON" tools/benchmark_training.py --device cuda --keypoints 133 \
+                    --precision fp32 bf16 --json "$OUT/training_133.json" ;;
+            *)
+                echo "unknown stage $name" >&2
+                exit 2 ;;
+        esac
+    done
+    [ ${#failed[@]} = 0 ] || { echo "not finished: ${failed[*]} (see $OUT/benchmarks.log)"; exit 1; }
+}
+
+case "${1:-}" in
+    prepare) prepare ;;
+    -h | --help) sed -n '2,/^set /{/^set /d;s/^# \{0,1\}//;p}' "$0" ;;
+    '') run kernel launch transport codec training ;;
+    *) run "$@" ;;
+esac
