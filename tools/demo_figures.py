@@ -24,8 +24,9 @@ matplotlib.use('Agg')
 import matplotlib.pyplot as plt  # noqa: E402  (the backend is chosen first)
 
 VISIBLE = 2  # COCO's flag
-CELLS_AROUND = 4
+CHOICE = 'of all visible held-out joints the one on which both errors are nearest to their medians'
 PICTURES_SHOWN = 6
+HALF_WINDOW = 16  # input pixels shown on each side of the dot
 ENLARGED = 2
 
 
@@ -135,16 +136,15 @@ def draw_heatmaps(models: dict[Supervision, Predictions], joint_names: list[str]
     dot = first.to_input(person, first.drawn[person, joint])
     name = joint_names[joint].replace('_', ' ')
     picture = Path(first.samples[person]['img_path']).name
-    lines = [
-        f'{name} of person {first.samples[person]["id"]} in {picture}: among all visible held-out joints the one '
-        'on which both errors are nearest to their medians',
-        f'annotated dot: ({dot[0]:.2f}, {dot[1]:.2f}) input px']
-    figure, axes = plt.subplots(1, 1 + len(models), figsize=(3.4 * (1 + len(models)), 4.1), layout='constrained')
-    draw_input(axes[0], first.crop(person), dot, f'{name} in the network\'s input')
+    shown = f'{name} of person {first.samples[person]["id"]} in {picture}'
+    lines = [f'{shown}, {CHOICE}', f'annotated dot: ({dot[0]:.2f}, {dot[1]:.2f}) input px']
+    figure, axes = plt.subplots(1, 1 + len(models), figsize=(3.5 * (1 + len(models)), 4.3), layout='constrained')
+    figure.suptitle(f'{shown},\n{CHOICE}', fontsize='medium', x=0.02, horizontalalignment='left')
+    draw_input(axes[0], first.crop(person), dot, f'Input, dot at ({dot[0]:.2f}, {dot[1]:.2f})')
     for axis, (supervision, model) in zip(axes[1:], models.items(), strict=True):
         lines.append(draw_heatmap(axis, supervision, model, (person, joint)))
     handles, labels = axes[1].get_legend_handles_labels()
-    figure.legend(handles, labels, loc='outside lower right', ncols=2, frameon=False)
+    figure.legend(handles, labels, loc='outside lower left', ncols=2, frameon=False)
     figure.savefig(out, dpi=110)
     plt.close(figure)
     return lines
@@ -153,7 +153,8 @@ def draw_heatmaps(models: dict[Supervision, Predictions], joint_names: list[str]
 def draw_input(axis, crop: np.ndarray, dot: np.ndarray, title: str) -> None:
     """The input with the part that the heatmap panels show."""
     axis.imshow(crop)
-    axis.add_patch(plt.Rectangle(dot - 16, 32, 32, fill=False, color='white', linewidth=1.5))
+    axis.add_patch(plt.Rectangle(
+        dot - HALF_WINDOW, 2 * HALF_WINDOW, 2 * HALF_WINDOW, fill=False, color='white', linewidth=1.5))
     axis.set(title=title, xlabel='x (input px)', ylabel='y (input px)')
 
 
@@ -171,14 +172,16 @@ def draw_heatmap(axis, supervision: Supervision, model: Predictions, which: tupl
     height, width = shown.shape
     alignment = Alignment(supervision.alignment, tuple(sample['input_size']), (width, height))
     corners = alignment.to_input(np.array([[-0.5, -0.5], [width - 0.5, height - 0.5]]))
-    image = axis.imshow(shown, extent=(corners[0, 0], corners[1, 0], corners[1, 1], corners[0, 1]), cmap='magma')
+    image = axis.imshow(shown, extent=(corners[0, 0], corners[1, 0], corners[1, 1], corners[0, 1]), cmap='magma',
+                        vmin=min(0, float(shown.min())))
     axis.figure.colorbar(image, ax=axis, location='bottom', shrink=0.85,
                          label='heatmap value' if supervision.supplier is None else 'share of the mass')
     axis.plot(*dot, 'o', color='#00e5ff', markersize=11, fillstyle='none', markeredgewidth=2, label='annotated dot')
     axis.plot(*decoded, 'x', color='#7cfc00', markersize=9, markeredgewidth=2, label='decoded point')
     error = np.linalg.norm(decoded - dot)
-    axis.set(title=f'{supervision.title}\ndecoded ({decoded[0]:.2f}, {decoded[1]:.2f}), {error:.2f} px off',
-             xlim=(dot[0] - 16, dot[0] + 16), ylim=(dot[1] + 16, dot[1] - 16))
+    axis.set(title=f'{supervision.title}\nat ({decoded[0]:.2f}, {decoded[1]:.2f}), {error:.2f} px off',
+             xlabel='x (input px)', xlim=dot[0] + HALF_WINDOW * np.array([-1, 1]),
+             ylim=dot[1] + HALF_WINDOW * np.array([1, -1]))
     cells = [alignment.to_cells(point) for point in (dot, decoded)]
     return (f'{supervision.title}: decoded ({decoded[0]:.2f}, {decoded[1]:.2f}) input px, {error:.2f} px off; in cells '
             f'dot ({cells[0][0]:.3f}, {cells[0][1]:.3f}), decoded ({cells[1][0]:.3f}, {cells[1][1]:.3f})')
