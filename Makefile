@@ -4,10 +4,13 @@
 #   make test BASE_PYTHON=python3.12   make the environment with this Python
 #   make test VENV=/elsewhere          keep the environment elsewhere
 #   make test ARGS="-k newton -x"      pass options on to pytest (or to tools/demo.py)
+#   make test JOBS=1                   test in one process
 
 SHELL := /bin/bash
 VENV ?= .venv
 ARGS ?=
+# Tests run in as many processes of one thread each; two threads in one process are slower than one.
+JOBS ?= $(shell n=$$(nproc); echo $$((n < 8 ? n : 8)))
 STACK := torch numpy mmengine mmcv mmdet mmpose
 
 export PYTHONPATH := $(CURDIR)$(if $(PYTHONPATH),:$(PYTHONPATH))
@@ -39,12 +42,12 @@ demo: ## make demo data, train, evaluate and draw
 	$(PY) tools/demo.py $(ARGS)
 
 test: ## run the tests, except the slow ones and those that break things
-	$(call ready,$(STACK) pytest hypothesis ot)
-	$(PY) -m pytest $(ARGS)
+	$(call ready,$(STACK) pytest hypothesis ot xdist)
+	$(PY) -m pytest -n $(JOBS) --dist worksteal $(ARGS)
 
 test-all: ## run all tests
-	$(call ready,$(STACK) pytest hypothesis ot)
-	$(PY) -m pytest -m "" $(ARGS)
+	$(call ready,$(STACK) pytest hypothesis ot xdist)
+	$(PY) -m pytest -n $(JOBS) --dist worksteal -m "" $(ARGS)
 
 test-faults: ## run the tests that interrupt, kill and corrupt
 	$(call ready,$(STACK) pytest hypothesis ot)

@@ -28,7 +28,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from measuring import ROOT, conditions, machine, summary, table, write_block, write_json
+from measuring import ROOT, conditions, find_block, machine, summary, table, write_block, write_json
 from torch import Tensor, nn
 
 sys.path.insert(0, str(ROOT))
@@ -72,6 +72,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise SystemExit('--device cuda, but torch sees no GPU')
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
+    if arguments.markdown:
+        find_block(arguments.markdown, f'training-{arguments.device}')
     about = machine(arguments.device, arguments.seed)
     rows: list[dict] = []
     for network in arguments.models:

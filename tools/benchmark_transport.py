@@ -21,7 +21,7 @@ import sys
 from pathlib import Path
 
 import torch
-from measuring import ROOT, conditions, machine, write_block, write_json
+from measuring import ROOT, conditions, find_block, machine, write_block, write_json
 
 sys.path.insert(0, str(ROOT))
 
@@ -36,6 +36,9 @@ def main(argv: list[str] | None = None) -> None:
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
     about = machine(arguments.device, arguments.seed)
+    if arguments.markdown:
+        for name in _blocks(arguments):
+            find_block(arguments.markdown, name)
     if arguments.accuracy:
         rows = accuracy.measure(arguments.seed)
         parts = {'accuracy-steps': accuracy.step_table(rows), 'accuracy-errors': accuracy.error_table(rows)}
@@ -50,10 +53,20 @@ def main(argv: list[str] | None = None) -> None:
         parts, numbers = _speed(arguments)
     for name, text in parts.items():
         print(f'\n{name}\n{text}')
-        if arguments.markdown:
-            write_block(arguments.markdown, name, f'{text}\n\n{conditions(about)}')
     if arguments.json:
         write_json(arguments.json, {'machine': about, **numbers})
+    if arguments.markdown:
+        for name in _blocks(arguments):
+            write_block(arguments.markdown, name, f'{parts[name]}\n\n{conditions(about)}')
+
+
+def _blocks(arguments: argparse.Namespace) -> list[str]:
+    """Marked blocks of the Markdown file that this run fills."""
+    if arguments.accuracy:
+        return ['accuracy-steps', 'accuracy-errors']
+    if arguments.scaling:
+        return []
+    return ['bias'] if arguments.bias else [f'speed-{arguments.device}']
 
 
 def _speed(arguments: argparse.Namespace) -> tuple[dict[str, str], dict]:

@@ -164,12 +164,22 @@ def write_block(path: Path, name: str, text: str) -> None:
     Raises:
         SystemExit: the file or its markers are not there.
     """
+    head, rest = find_block(path, name)
+    path.write_text(f'{head}\n{text.strip()}\n{rest}')
+
+
+def find_block(path: Path, name: str) -> tuple[str, str]:
+    """What stands before and after a marked block, the markers included; call it before measuring for an hour.
+
+    Raises:
+        SystemExit: the file or its markers are not there.
+    """
     begin, end = f'<!-- begin {name} -->', f'<!-- end {name} -->'
     old = path.read_text() if path.is_file() else ''
     if begin not in old or end not in old.split(begin, 1)[1]:
         raise SystemExit(f'{path} must hold the lines {begin} and {end}; the table goes between them')
     head, rest = old.split(begin, 1)
-    path.write_text(f'{head}{begin}\n{text.strip()}\n{end}{rest.split(end, 1)[1]}')
+    return head + begin, end + rest.split(end, 1)[1]
 
 
 def write_json(path: Path, content: dict) -> None:

@@ -52,6 +52,7 @@ class DotAnnotationCodec(BaseKeypointCodec):
         alignment: ``'center'`` or ``'msra'`` with ``TopdownAffine()``, ``'udp'`` with ``TopdownAffine(use_udp=True)``.
         supplier: supplier rule for decoding, see :class:`SubPixelDecoder`.  Must be the loss's.
         score: ``'mass'`` or ``'max'``, see :class:`SubPixelDecoder`.
+        blur: standard deviation in cells of the blur before decoding, 0 for the square, see :class:`SubPixelDecoder`.
     """
 
     label_mapping_table = dict(keypoint_weights='keypoint_weights')
@@ -63,12 +64,13 @@ class DotAnnotationCodec(BaseKeypointCodec):
                  subpixel: bool = True,
                  alignment: str = 'center',
                  supplier: str | dict = 'softplus',
-                 score: str = 'mass') -> None:
+                 score: str = 'mass',
+                 blur: float = 0.) -> None:
         super().__init__()
         if not isinstance(subpixel, bool):
             raise ValueError(f'subpixel must be True or False, got {subpixel!r}')
         self.subpixel = subpixel
-        self.decoder = SubPixelDecoder(input_size, heatmap_size, alignment, supplier, score)
+        self.decoder = SubPixelDecoder(input_size, heatmap_size, alignment, supplier, score, blur)
 
     @property
     def alignment(self) -> Alignment:

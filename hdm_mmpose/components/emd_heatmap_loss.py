@@ -62,6 +62,8 @@ class EMDHeatmapLoss(nn.Module):
         loss_weight (float): factor on the result.
         cross_entropy_weight (float): adds that much of the cross-entropy between suppliers and dot, in nats; needs a rule
             under which every cell has mass.
+        cross_entropy_blur (float): standard deviation in cells of the Gaussian that spreads the dot in the cross-entropy
+            (``transport/cross_entropy.py``); 0 for the dot itself.
         entropic_lambda (float, optional): the paper's ``lambda`` in 1 / (input pixel), instead of ``epsilon``; needs
         cell_size (float, optional): the paper's ``g``, input pixels per heatmap cell (the stride).
         backend (str): who computes it: ``'torch'``, ``'triton'`` (one kernel on an NVIDIA GPU; an error where it cannot be
@@ -84,6 +86,7 @@ class EMDHeatmapLoss(nn.Module):
         reduction: str = 'mean',
         loss_weight: float = 1.0,
         cross_entropy_weight: float = 0.0,
+        cross_entropy_blur: float = 0.0,
         entropic_lambda: float | None = None,
         cell_size: float | None = None,
         backend: str = 'auto',
@@ -107,6 +110,7 @@ class EMDHeatmapLoss(nn.Module):
                 f'cross_entropy_weight must be 0 with supplier {self.options.supplier.name!r}, whose cells may have mass 0, '
                 f"got {cross_entropy_weight!r}; use 'softplus' or 'softmax'"
             )
+        self.cross_entropy_blur = _number('cross_entropy_blur', cross_entropy_blur, least=0)
         self.use_target_weight = use_target_weight
         self.reduction = reduction
         self.loss_weight = _number('loss_weight', loss_weight, least=0)
@@ -114,7 +118,8 @@ class EMDHeatmapLoss(nn.Module):
         self.last_step: LastStep | None = None
 
     def extra_repr(self) -> str:
-        return f'{self.options}, reduction={self.reduction!r}, loss_weight={self.loss_weight}'
+        return (f'{self.options}, reduction={self.reduction!r}, loss_weight={self.loss_weight}, '
+                f'cross_entropy_weight={self.cross_entropy_weight}, cross_entropy_blur={self.cross_entropy_blur}')
 
     def forward(self, output: Tensor, target: Tensor, target_weights: Tensor | None = None) -> Tensor:
         """The loss.
@@ -144,7 +149,8 @@ class EMDHeatmapLoss(nn.Module):
             if self.cross_entropy_weight:
                 dots = measured.dots if weights is None else torch.where(weights.reshape(-1, 1) > 0, measured.dots, 0)
                 counted = maps if weights is None else torch.where((weights > 0).reshape(-1, 1, 1), maps, 0)
-                losses = losses + self.cross_entropy_weight * cross_entropy(counted, dots, self.options.supplier)
+                companion = cross_entropy(counted, dots, self.options.supplier, self.cross_entropy_blur)
+                losses = losses + self.cross_entropy_weight * companion
         losses = losses.view(output.shape[:2])
         if self.keep_last_step:
             counts = torch.ones_like(losses, dtype=torch.bool) if weights is None else weights > 0

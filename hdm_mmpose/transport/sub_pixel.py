@@ -18,6 +18,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from .blurred_mode import decode_blurred_mode
 from .suppliers import SupplierRule
 
 # Minus infinity means "no mass here"; the supplier rules want finite numbers.  Low enough to be no mass under any rule.
@@ -29,8 +30,8 @@ class Reading(NamedTuple):
 
     Attributes:
         dots: (..., 2) in heatmap cells, x then y.
-        share: (...) share of the map's mass inside the best square, in [0, 1]; 0 for a map without a usable
-            distribution.
+        share: (...) share of the map's mass inside the best square, or around the blurred mode, in [0, 1]; 0 for a map
+            without a usable distribution.
         peak: (...) maximum of the raw map; 0 for a map without a usable distribution.
     """
 
@@ -89,7 +90,7 @@ def square_centroid(masses: Tensor) -> tuple[Tensor, Tensor]:
     return torch.where(some[..., None], torch.stack([right, below], -1) / safe[..., None], 0.5), mass
 
 
-def read_heatmap(heatmap: Tensor, rule: SupplierRule) -> Reading:
+def read_heatmap(heatmap: Tensor, rule: SupplierRule, blur: float = 0) -> Reading:
     """Read raw heatmaps through the supplier rule that they were trained with.
 
     A map without a usable distribution (empty under the rule, or with a NaN or plus infinity in it) is read as the cell
@@ -98,10 +99,12 @@ def read_heatmap(heatmap: Tensor, rule: SupplierRule) -> Reading:
     Args:
         heatmap: (..., H, W) raw network output, any floating dtype; half precision is lifted to float32.
         rule: supplier rule of the loss.
+        blur: 0 for the best square (Sec. 3.4); otherwise the standard deviation, in cells, of ``decode_blurred_mode``.
     """
     heatmap = lift(heatmap)
     peak, cell = heatmap.flatten(-2).max(-1)
-    dots, share = decode_square(rule.masses(heatmap.clamp(min=LOWEST)))
+    suppliers = rule.masses(heatmap.clamp(min=LOWEST))
+    dots, share = decode_blurred_mode(suppliers, blur) if blur else decode_square(suppliers)
     usable = torch.isfinite(peak) & torch.isfinite(share) & ~rule.is_empty(heatmap)
     y = torch.div(cell, heatmap.shape[-1], rounding_mode='floor')
     x = cell - y * heatmap.shape[-1]

@@ -68,14 +68,17 @@ SHORTCUTS: dict[type[SupplierRule], Shortcut] = {
 }
 
 
-def read_heatmap_cpu(heatmap: Tensor, rule: SupplierRule) -> Reading:
+def read_heatmap_cpu(heatmap: Tensor, rule: SupplierRule, blur: float = 0) -> Reading:
     """As ``read_heatmap``, for tensors on the CPU; branches on values, so it cannot be traced.
 
     Args:
         heatmap: (..., H, W), H and W at least 2.
         rule: supplier rule of the loss; one without a shortcut is read by ``read_heatmap``.
+        blur: as for ``read_heatmap``; a blur needs every mass, so all it saves is memory.
     """
     maps = lift(heatmap).reshape(-1, *heatmap.shape[-2:]).contiguous()
+    if blur:
+        return _in_blocks(maps, rule, blur, heatmap.shape[:-2])
     shortcut = SHORTCUTS.get(type(rule))
     if shortcut is None or maps.dtype != torch.float32 or not maps.numel():
         return read_heatmap(heatmap, rule)
@@ -88,6 +91,13 @@ def read_heatmap_cpu(heatmap: Tensor, rule: SupplierRule) -> Reading:
         for values, slow in zip(reading, read_heatmap(maps[odd], rule), strict=True):
             values[odd] = slow
     return Reading(*(values.view(heatmap.shape[:-2] + values.shape[1:]) for values in reading))
+
+
+def _in_blocks(maps: Tensor, rule: SupplierRule, blur: float, shape: torch.Size) -> Reading:
+    """``read_heatmap`` of maps (J, H, W), a block that stays in the cache at a time; fields of shape (*shape, ...)."""
+    step = max(1, BLOCK_CELLS // (maps.shape[-2] * maps.shape[-1]))
+    parts = [read_heatmap(block, rule, blur) for block in maps.split(step)]
+    return Reading(*(torch.cat(values).view(shape + values[0].shape[1:]) for values in zip(*parts, strict=True)))
 
 
 def _starts(height: int) -> list[int]:

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from hdm_mmpose.transport import build_supplier, cross_entropy, dot_demanders
+from hdm_mmpose.transport import build_supplier, centroid, cross_entropy, dot_demanders
 from tests.transport.families import dot_map, dots_in
 
 SIZE = (5, 7)
@@ -55,3 +55,44 @@ def test_a_dot_that_is_not_a_number_spoils_only_its_joint():
 def test_rules_with_empty_cells_are_refused():
     with pytest.raises(ValueError, match="supplier 'relu' gives cells of mass 0"):
         cross_entropy(torch.ones(1, *SIZE), torch.ones(1, 2), build_supplier('relu'))
+
+
+@pytest.mark.parametrize('name', ['softplus', 'softmax'])
+def test_with_a_blur_by_its_definition(name):
+    rule, dots, blur = build_supplier(name), dots_in(SIZE), .8
+    heatmap = torch.randn(len(dots), *SIZE, dtype=torch.float64, requires_grad=True)
+    cells = [torch.arange(size, dtype=torch.float64) for size in SIZE]
+    target = torch.zeros(len(dots), *SIZE, dtype=torch.float64)
+    for y in range(SIZE[0]):
+        for x in range(SIZE[1]):
+            spread = torch.exp(-((cells[0][:, None] - y) ** 2 + (cells[1] - x) ** 2) / (2 * blur**2))
+            target += dot_map(dots, SIZE)[:, y, x, None, None] * spread / spread.sum()
+    expected = -(target * rule(heatmap).log()).sum((1, 2))
+    found = cross_entropy(heatmap, dots, rule, blur)
+    assert torch.allclose(found, expected, atol=1e-12)
+    for one, other in zip(*(torch.autograd.grad(value.sum(), heatmap) for value in (found, expected)), strict=True):
+        assert torch.allclose(one, other, atol=1e-12)
+
+
+def test_a_blur_of_almost_nothing_is_none():
+    rule, dots = build_supplier('softmax'), dots_in(SIZE)
+    heatmap = torch.randn(len(dots), *SIZE, dtype=torch.float64)
+    assert torch.allclose(cross_entropy(heatmap, dots, rule, .05), cross_entropy(heatmap, dots, rule), atol=1e-12)
+
+
+def test_a_blur_leaves_the_centroid_where_it_is():
+    """Away from the border the minimiser, the blurred masses, still has the dot as its centroid."""
+    size, blur = (31, 27), 1.
+    dots = 10 + 6 * torch.rand(20, 2, dtype=torch.float64)
+    heatmap = torch.zeros(20, *size, dtype=torch.float64, requires_grad=True)
+    rule = build_supplier(dict(type='softmax', sharpness=1.))
+    cross_entropy(heatmap, dots, rule, blur).sum().backward()
+    target = rule(heatmap.detach()) - heatmap.grad  # the gradient of softmax is S - target
+    assert torch.allclose(centroid(target), dots, atol=1e-9)
+
+
+def test_a_dot_that_is_not_a_number_spoils_only_its_joint_with_a_blur_too():
+    dots = dots_in(SIZE)[:3].clone()
+    dots[1] = float('nan')
+    loss = cross_entropy(torch.randn(3, *SIZE), dots, build_supplier('softmax'), 1.)
+    assert loss[1].isnan() and loss[[0, 2]].isfinite().all()

@@ -1,0 +1,79 @@
+r"""From a distribution to a dot by the place that most of it is near: the mode after a blur.
+
+The best square of four cells (``sub_pixel.py``, the paper's rule) is the right reading of a network that is sure.  Where a
+network is not, its mass lies in ridges and several heaps, and the sharpest square may stand far from where most of the mass
+is.  The place with the least expected cost under a ground distance that saturates,
+
+    y* = argmin_y sum_n S_n (1 - exp(-|x_n - y|^2 / (2 blur^2))) = argmax_y (S * Gaussian)(y),
+
+is what such a distribution says: it is the dot at the least transport cost from ``S``, every unit of mass being charged 1 at
+most.  Object keypoint similarity, by which COCO's AP judges, is this same Gaussian of the distance, so the value at ``y*`` is
+the similarity to be expected and ranks detections.
+
+The blurred map is evaluated at cells.  From the best one the dot is found as the centroid of a window that moves with it
+(mean shift), flat over the cells that a dot's four masses can lie in; so the masses of a dot give the dot back exactly.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+FLAT, TAPER = 1.5, 1.0  # the window, in cells from the dot: weight 1 up to FLAT on either axis, 0 from FLAT + TAPER on
+REACH = 1.5  # how far, in cells on either axis, the dot may move away from the best cell
+STEPS = 5
+RADIUS = int(REACH + FLAT + TAPER)  # cells the window can come to see
+
+
+def decode_blurred_mode(suppliers: Tensor, blur: float) -> tuple[Tensor, Tensor]:
+    """Dot near which most of the mass lies.
+
+    Plain tensor operations without branches on values.  Among equal cells the first in reading order counts.
+
+    Args:
+        suppliers: (..., H, W) non-negative masses that sum to 1.
+        blur: standard deviation of the Gaussian in cells, positive.
+
+    Returns:
+        dots (..., 2) in cells, x then y, and share (...) in [0, 1]: the blurred mass at the best cell, where mass on the
+        cell itself counts fully and mass at a distance ``d`` counts ``exp(-d^2 / (2 blur^2))``.
+    """
+    height, width = suppliers.shape[-2:]
+    # autocast would blur in half precision
+    with torch.autocast(suppliers.device.type, enabled=False):
+        blurred = _gaussian(height, blur, suppliers) @ suppliers @ _gaussian(width, blur, suppliers)
+    share, cell = blurred.flatten(-2).max(-1)
+    row = torch.div(cell, width, rounding_mode='floor')
+    masses, xs, ys = _surroundings(suppliers, cell - row * width, row)
+    best = torch.stack([cell - row * width, row], -1).to(suppliers.dtype)
+    dots = best
+    for _ in range(STEPS):
+        weighted = masses * _window(ys - dots[..., 1:])[..., :, None] * _window(xs - dots[..., :1])[..., None, :]
+        mass = weighted.sum((-2, -1))
+        found = torch.stack([(weighted.sum(-2) * xs).sum(-1), (weighted.sum(-1) * ys).sum(-1)], -1)
+        some = mass[..., None] > 0
+        found = torch.where(some, found / torch.where(some, mass[..., None], 1), dots)
+        dots = torch.minimum(torch.maximum(found, best - REACH), best + REACH)
+    return dots, share
+
+
+def _gaussian(size: int, blur: float, like: Tensor) -> Tensor:
+    """(size, size) ``exp(-(i - j)^2 / (2 blur^2))``."""
+    cells = torch.arange(size, dtype=like.dtype, device=like.device)
+    return torch.exp(-((cells[:, None] - cells) / blur) ** 2 / 2)
+
+
+def _surroundings(suppliers: Tensor, column: Tensor, row: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Masses (..., D, D) of the cells around one cell of each map, 0 outside the map, and their x and y, each (..., D)."""
+    height, width = suppliers.shape[-2:]
+    offsets = torch.arange(-RADIUS, RADIUS + 1, device=suppliers.device)
+    xs, ys = column[..., None] + offsets, row[..., None] + offsets
+    inside = ((ys >= 0) & (ys < height))[..., :, None] & ((xs >= 0) & (xs < width))[..., None, :]
+    cells = ys.clamp(0, height - 1)[..., :, None] * width + xs.clamp(0, width - 1)[..., None, :]
+    masses = suppliers.flatten(-2).gather(-1, cells.flatten(-2)).view(cells.shape)
+    return torch.where(inside, masses, 0), xs.to(suppliers.dtype), ys.to(suppliers.dtype)
+
+
+def _window(offset: Tensor) -> Tensor:
+    """Weight of cells at an offset from the dot, along one axis."""
+    return ((FLAT + TAPER - offset.abs()) / TAPER).clamp(0, 1)
