@@ -3,7 +3,7 @@
 # Eq. 3 with the potential of Eq. 2. The paper does not say in which unit the cost is measured: here in input pixels
 # (cell size 4), that is epsilon = 1 / (lambda * 4) = 0.25 heatmap cells. The other reading, a cost in cells
 # (epsilon = 1), is configs/ablation/td-hm_hrnet-w48_hdm-paper-cells-8xb32-210e_coco-384x288.py.
-hdm_codec = dict(type='DotAnnotationCodec', alignment='center', supplier='relu')
+hdm_codec = dict(type='DotAnnotationCodec', alignment='center', supplier='relu', blur=0)  # Sec. 3.4: the square
 hdm_loss = dict(
     type='EMDHeatmapLoss',
     entropic_lambda=1,

@@ -63,9 +63,9 @@ class DotAnnotationCodec(BaseKeypointCodec):
                  heatmap_size: tuple[int, int],
                  subpixel: bool = True,
                  alignment: str = 'center',
-                 supplier: str | dict = 'softplus',
+                 supplier: str | dict = 'softmax',
                  score: str = 'mass',
-                 blur: float = 0.) -> None:
+                 blur: float = 2.) -> None:
         super().__init__()
         if not isinstance(subpixel, bool):
             raise ValueError(f'subpixel must be True or False, got {subpixel!r}')

@@ -35,15 +35,17 @@ class EMDHeatmapLoss(nn.Module):
     r"""Heatmap distribution matching (Qu et al., NeurIPS 2022, Eq. 5).
 
     Each heatmap, read as a distribution over its cells by the ``supplier`` rule, is compared with the dot's four
-    demanders; the value is the transport cost ``<C, p>`` in heatmap cells.
+    demanders; the value is the transport cost ``<C, p>`` in heatmap cells, plus, by default, a cross-entropy in nats on the
+    same suppliers.  The defaults are what the study chose (docs/evidence.md).
 
     The paper's own setting is ``EMDHeatmapLoss(entropic_lambda=1, cell_size=4, potential='shannon', supplier='relu',
-    solver='sinkhorn', num_iters=1000, reduction='sum')`` (``cell_size=1`` if its cost is meant in cells: it does not say).
+    solver='sinkhorn', num_iters=1000, ground_distance='euclidean', reduction='sum')`` (``cell_size=1`` if its cost is meant
+    in cells: it does not say).
 
     Note:
         - batch size: B, keypoints: K, heatmap: H x W cells, centres at integers, coordinates x then y
-        - the loss does not change when a map is scaled (softplus: for large values), so the maximum of a map means
-          nothing: decode with ``SubPixelDecoder`` under the same ``supplier``
+        - the height of a map means nothing to the loss (softmax: only differences count; relu: only ratios), so neither does
+          its maximum: decode with ``SubPixelDecoder`` under the same ``supplier``
         - computed in float32 also inside autocast
 
     Args:
@@ -55,13 +57,15 @@ class EMDHeatmapLoss(nn.Module):
             ``type`` and ``sharpness`` (``hdm_mmpose.transport.suppliers``). The decoder must name the same.
         solver (str): ``'newton'``, exact in a few steps, or ``'sinkhorn'`` with ``num_iters`` iterations.
         num_iters (int): Sinkhorn iterations; ``'newton'`` does not use it.
-        unbiased (bool): demander masses whose problem is minimised by the dot itself; ``'product'`` only.
-        ground_distance (str | dict): ``'euclidean'`` (the paper) or ``'saturated'``, as a dict with ``scale`` in cells.
+        unbiased (bool, optional): demander masses whose problem is minimised by the dot itself; they exist for ``'product'``
+            only. Default: where they exist.
+        ground_distance (str | dict): ``'euclidean'`` (the paper) or ``'saturated'``, with another ``scale`` than 2 cells as a
+            dict.
         use_target_weight (bool): whether ``target_weights`` counts.
         reduction (str): ``'mean'`` over B x K; ``'sum'`` over K and mean over B (Eq. 5); ``'none'`` gives (B, K).
         loss_weight (float): factor on the result.
-        cross_entropy_weight (float): adds that much of the cross-entropy between suppliers and dot, in nats; needs a rule
-            under which every cell has mass.
+        cross_entropy_weight (float, optional): adds that much of the cross-entropy between suppliers and dot, in nats; needs a
+            rule under which every cell has mass. Default: 0.5 for such a rule, 0 for others.
         cross_entropy_blur (float): standard deviation in cells of the Gaussian that spreads the dot in the cross-entropy
             (``transport/cross_entropy.py``); 0 for the dot itself.
         entropic_lambda (float, optional): the paper's ``lambda`` in 1 / (input pixel), instead of ``epsilon``; needs
@@ -76,17 +80,17 @@ class EMDHeatmapLoss(nn.Module):
     def __init__(
         self,
         epsilon: float | None = None,
-        potential: str = 'shannon',
-        supplier: str | dict = 'softplus',
+        potential: str = 'product',
+        supplier: str | dict = 'softmax',
         solver: str = 'newton',
         num_iters: int = 1000,
-        unbiased: bool = False,
-        ground_distance: str | dict = 'euclidean',
+        unbiased: bool | None = None,
+        ground_distance: str | dict = 'saturated',
         use_target_weight: bool = True,
         reduction: str = 'mean',
         loss_weight: float = 1.0,
-        cross_entropy_weight: float = 0.0,
-        cross_entropy_blur: float = 0.0,
+        cross_entropy_weight: float | None = None,
+        cross_entropy_blur: float = 1.0,
         entropic_lambda: float | None = None,
         cell_size: float | None = None,
         backend: str = 'auto',
@@ -100,10 +104,12 @@ class EMDHeatmapLoss(nn.Module):
             supplier=build_supplier(supplier),
             solver=solver,
             num_iters=num_iters,
-            unbiased=unbiased,
+            unbiased=potential == 'product' if unbiased is None else unbiased,
             ground_distance=build_ground_distance(ground_distance),
             backend=backend,
         )
+        if cross_entropy_weight is None:
+            cross_entropy_weight = 0.5 if self.options.supplier.positive else 0.0
         self.cross_entropy_weight = _number('cross_entropy_weight', cross_entropy_weight, least=0)
         if self.cross_entropy_weight and not self.options.supplier.positive:
             raise ValueError(

@@ -64,9 +64,9 @@ class SubPixelDecoder(BaseKeypointCodec):
                  input_size: tuple[int, int],
                  heatmap_size: tuple[int, int],
                  alignment: str = 'center',
-                 supplier: str | dict = 'softplus',
+                 supplier: str | dict = 'softmax',
                  score: str = 'mass',
-                 blur: float = 0.) -> None:
+                 blur: float = 2.) -> None:
         super().__init__()
         self.alignment = Alignment(alignment, input_size, heatmap_size)
         self.supplier = build_supplier(supplier)

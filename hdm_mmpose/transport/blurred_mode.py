@@ -21,7 +21,7 @@ from torch import Tensor
 
 FLAT, TAPER = 1.5, 1.0  # the window, in cells from the dot: weight 1 up to FLAT on either axis, 0 from FLAT + TAPER on
 REACH = 1.5  # how far, in cells on either axis, the dot may move away from the best cell
-STEPS = 5
+STEPS = 10
 RADIUS = int(REACH + FLAT + TAPER)  # cells the window can come to see
 
 
