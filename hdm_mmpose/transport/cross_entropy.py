@@ -6,8 +6,8 @@ It keeps several modes alive while a network is still undecided, where the trans
 by the same ``S = D``.  Unlike the transport cost it does not know how far away misplaced mass is.
 
 With a ``blur`` the dot's masses are spread by a Gaussian first, as annotators would spread them: more cells are told to rise,
-which a network learns sooner.  Then the minimiser is the blurred ``D``, whose centroid is still the dot, except where the
-border cuts the Gaussian.
+which a network learns sooner.  Then the minimiser is the blurred ``D``.  Its centroid is the dot everywhere: the Gaussian of a
+cell reaches no further than the border does on its nearer side, so it is never cut on one side only.
 """
 
 from __future__ import annotations
@@ -47,8 +47,10 @@ def cross_entropy(heatmap: Tensor, dots: Tensor, supplier: SupplierRule, blur: f
 
 
 def _blurred(position: Tensor, size: int, blur: float) -> Tensor:
-    """(J, size) the bilinear masses of dots at (J,) along one axis, spread by a Gaussian that stays in the map."""
+    """(J, size) the bilinear masses of dots at (J,) along one axis, spread by a Gaussian symmetric about each cell."""
     cells = torch.arange(size, dtype=position.dtype, device=position.device)
-    spread = (-((cells[:, None] - cells) / blur) ** 2 / 2).softmax(-1)
+    distance = (cells[:, None] - cells).abs()
+    reach = torch.minimum(cells, size - 1 - cells)[:, None]
+    spread = (-((distance / blur) ** 2) / 2).where(distance <= reach, -torch.inf).softmax(-1)
     masses = (1 - (position.clamp(0, size - 1)[:, None] - cells).abs()).clamp(min=0)
     return masses @ spread
