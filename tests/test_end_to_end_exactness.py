@@ -18,7 +18,7 @@ from mmpose.models.pose_estimators import TopdownPoseEstimator
 from mmpose.registry import KEYPOINT_CODECS, TRANSFORMS
 
 import hdm_mmpose.components  # noqa: F401  (registers ours)
-from hdm_mmpose.transport.suppliers import SUPPLIERS
+from hdm_mmpose.transport.suppliers import SUPPLIERS, build_supplier
 
 INPUT, HEATMAP = (288, 384), (72, 96)  # (w, h) and (W, H)
 PICTURE = (640, 480)  # (width, height)
@@ -88,7 +88,8 @@ def heatmap_with(masses, supplier):
     if supplier.startswith('relu'):
         return masses.float()
     raised = masses.log() if supplier == 'softmax' else masses.expm1().log()
-    return (raised / 5).clamp(min=-100).float()  # 5 is the default sharpness; e^-500 is no mass
+    sharpness = build_supplier(supplier).sharpness
+    return (raised / sharpness).clamp(min=-500 / sharpness).float()  # e^-500 is no mass
 
 
 @pytest.mark.parametrize('mirrored', [False, True], ids=['', 'RandomFlip'])

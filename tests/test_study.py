@@ -170,13 +170,13 @@ def test_a_run_from_training_to_report(tmp_path, data):
     assert study.main(['one', str(file), 'only/res18-slim/emd_ce/seed0']) == 0
     folder = tmp_path / 'runs/only/res18-slim/emd_ce/seed0'
     result = json.loads((folder / 'result.json').read_text())
-    assert result['decoders']['square']['mmpose']['coco/AP'] == pytest.approx(result['decoders']['square']['AP'])
-    assert 0 <= result['decoders']['square']['PCK@0.2'] <= 1
+    assert result['decoders']['mode']['mmpose']['coco/AP'] == pytest.approx(result['decoders']['mode']['AP'])
+    assert 0 <= result['decoders']['square']['PCK@0.2'] <= 1 and set(result['decoders']) == {'mode', 'square'}
     assert result['step_seconds'] > 0 and [point['epoch'] for point in result['curve']] == [1]
     assert (folder / 'weights.pth').exists() and not list(folder.glob('epoch_*.pth'))
     assert (folder / 'predictions/square.keypoints.json').exists()
 
-    stale = {**result, 'decoders': {'square': {**result['decoders']['square'], 'AUC': -1}}}
+    stale = {**result, 'decoders': {**result['decoders'], 'square': {**result['decoders']['square'], 'AUC': -1}}}
     (folder / 'result.json').write_text(json.dumps(stale))
     assert study.main(['measure', str(file)]) == 0
     assert json.loads((folder / 'result.json').read_text()) == result

@@ -7,8 +7,8 @@ import torch
 from mmpose.registry import MODELS
 
 from hdm_mmpose.components import EMDHeatmapLoss
-from hdm_mmpose.transport import EMDOptions, SupplierRule, build_supplier, dot_demanders, emd
-from hdm_mmpose.transport.sub_pixel import decode_square
+from hdm_mmpose.transport import EMDOptions, SupplierRule, build_supplier, cross_entropy, dot_demanders, emd
+from hdm_mmpose.transport.sub_pixel import decode_square, read_heatmap
 
 B, K, H, W = 3, 4, 7, 5
 
@@ -54,7 +54,8 @@ def test_gaussian_targets_need_no_change():
     y, x = torch.arange(float(H)), torch.arange(float(W))
     gaussian = torch.exp(-((x - 2.0) ** 2 + (y[:, None] - 3.0) ** 2) / 2).expand(B, K, H, W)
     output, loss = heatmaps(), EMDHeatmapLoss()
-    assert torch.allclose(loss(output, gaussian), loss(output, torch.tensor([2.0, 3.0]).expand(B, K, 2)), rtol=1e-5)
+    # the border cuts a little of the Gaussian
+    assert torch.allclose(loss(output, gaussian), loss(output, torch.tensor([2.0, 3.0]).expand(B, K, 2)), rtol=1e-3)
 
 
 @pytest.mark.parametrize(('supplier', 'epsilon'), [('relu', 1), ('softplus', 0.25), ('softmax', 0.1)])
@@ -62,7 +63,9 @@ def test_agrees_with_pot(supplier, epsilon):
     """Value and shannon gradient within 1e-6 of POT's float64 solution, from float64 maps."""
     output = torch.randn(1, K, H, W, dtype=torch.float64, requires_grad=True)
     coordinates = dots()[:1].double()
-    loss = EMDHeatmapLoss(epsilon=epsilon, supplier=supplier, potential='shannon', reduction='none')(output, coordinates)
+    loss = EMDHeatmapLoss(
+        epsilon=epsilon, supplier=supplier, potential='shannon', ground_distance='euclidean', cross_entropy_weight=0.0, reduction='none'
+    )(output, coordinates)
     gradient = gradient_of(loss.sum(), output)[0].flatten(1).numpy()
     rule: SupplierRule = build_supplier(supplier)
     suppliers, rate = rule.masses_and_rate(output.detach()[0])
@@ -171,10 +174,26 @@ def test_half_precision_and_autocast_compute_in_float32(dtype):
 
 def test_cross_entropy_is_added():
     output, target, weights = heatmaps(), dots(), torch.rand(B, K)
-    plain, both = (EMDHeatmapLoss(cross_entropy_weight=w, reduction='none') for w in (0.0, 0.7))
-    log_masses = build_supplier('softplus').log_masses(output)
+    plain, both, blurred, default = (
+        EMDHeatmapLoss(reduction='none', **options) for options in (
+            dict(cross_entropy_weight=0.0), dict(cross_entropy_weight=0.7, cross_entropy_blur=0.0),
+            dict(cross_entropy_weight=0.5, cross_entropy_blur=1.0), {})
+    )
+    log_masses = build_supplier('softmax').log_masses(output)
     expected = plain(output, target, weights) - 0.7 * weights * (dense(target) * log_masses).sum((-2, -1))
     assert torch.allclose(both(output, target, weights), expected, rtol=1e-5)
+    spread = cross_entropy(output.flatten(0, 1), target.flatten(0, 1), build_supplier('softmax'), 1.0).view(B, K)
+    expected = plain(output, target, weights) + 0.5 * weights * spread
+    assert torch.allclose(blurred(output, target, weights), expected, rtol=1e-5)
+    assert torch.equal(default(output, target, weights), blurred(output, target, weights))
+
+
+@pytest.mark.parametrize(('potential', 'supplier', 'unbiased', 'weight'), [
+    ('product', 'softmax', True, 0.5), ('shannon', 'softplus', False, 0.5), ('product', 'relu', True, 0.0), ('sharp', 'relu_surrogate', False, 0.0)])
+def test_defaults_follow_what_exists(potential, supplier, unbiased, weight):
+    """Unbiased demanders where there are any, a cross-entropy where it is finite."""
+    loss = EMDHeatmapLoss(potential=potential, supplier=supplier)
+    assert loss.options.unbiased is unbiased and loss.cross_entropy_weight == weight
 
 
 def test_epsilon_from_the_letters_of_the_paper():
@@ -189,7 +208,8 @@ def test_epsilon_from_the_letters_of_the_paper():
 def test_the_setting_of_the_paper():
     """Eq. 5: a sum over joints, a mean over pictures, of what 1000 Sinkhorn iterations leave of <C, p>."""
     paper = EMDHeatmapLoss(
-        entropic_lambda=1, cell_size=4, potential='shannon', supplier='relu', solver='sinkhorn', num_iters=1000, reduction='sum'
+        entropic_lambda=1, cell_size=4, potential='shannon', supplier='relu', solver='sinkhorn', num_iters=1000,
+        ground_distance='euclidean', reduction='sum'
     )
     output, target = heatmaps(), dots()
     how = EMDOptions(0.25, supplier=build_supplier('relu'))
@@ -199,13 +219,26 @@ def test_the_setting_of_the_paper():
 
 def test_trains_maps_to_the_dots():
     output = torch.zeros(B, K, H, W, requires_grad=True)
-    target, loss = dots(), EMDHeatmapLoss(potential='product', unbiased=True)
+    """Down to the transport cost alone: with a blurred cross-entropy beside it the best square is not the place to look."""
+    target, loss = dots(), EMDHeatmapLoss(supplier='softplus', ground_distance='euclidean', cross_entropy_weight=0.0)
     optimiser = torch.optim.Adam([output], lr=0.1)
     for _ in range(150):
         optimiser.zero_grad()
         loss(output, target).backward()
         optimiser.step()
     found = decode_square(build_supplier('softplus')(output.detach()))[0]
+    assert (found - target).norm(dim=-1).max() < 0.1
+
+
+def test_the_default_trains_maps_that_the_default_decoder_reads():
+    output = torch.zeros(B, K, H, W, requires_grad=True)
+    target, loss = dots(), EMDHeatmapLoss()
+    optimiser = torch.optim.Adam([output], lr=0.02)
+    for _ in range(400):
+        optimiser.zero_grad()
+        loss(output, target).backward()
+        optimiser.step()
+    found = read_heatmap(output.detach(), loss.options.supplier, 2.0).dots
     assert (found - target).norm(dim=-1).max() < 0.1
 
 

@@ -12,6 +12,7 @@ from mmpose.models.heads.base_head import BaseHead
 from mmpose.registry import KEYPOINT_CODECS, MODELS
 
 from hdm_mmpose.components import SubPixelDecoder
+from hdm_mmpose.transport.blurred_mode import decode_blurred_mode
 from hdm_mmpose.transport.sub_pixel import decode_square
 from hdm_mmpose.transport.suppliers import SUPPLIERS, build_supplier
 
@@ -32,10 +33,21 @@ def heatmaps(seed=0):
 def test_batch_decode_reads_the_distribution_of_the_rule(supplier):
     maps = heatmaps()
     dots, mass = decode_square(build_supplier(supplier)(maps.double()))
-    keypoints, scores = decoder(supplier=supplier).batch_decode(maps)
+    keypoints, scores = decoder(supplier=supplier, blur=0).batch_decode(maps)
     expected = (dots.numpy() + .5) * np.array(INPUT) / HEATMAP - .5
     np.testing.assert_allclose(np.concatenate(keypoints), expected, atol=1e-4)
     np.testing.assert_allclose(np.concatenate(scores), mass, atol=1e-6)
+
+
+@pytest.mark.parametrize('blur', [.5, 2, 4.])
+def test_with_a_blur_it_reads_the_blurred_mode(blur):
+    maps = heatmaps()
+    dots, share = decode_blurred_mode(build_supplier('softmax')(maps.double()), blur)
+    unit = decoder(supplier='softmax', blur=blur)
+    expected = (dots.numpy() + .5) * np.array(INPUT) / HEATMAP - .5
+    for keypoints, scores in (unit.batch_decode(maps), unit.decode_tensor(maps)):
+        np.testing.assert_allclose(np.reshape(keypoints, (B, K, 2)), expected, atol=1e-3)
+        np.testing.assert_allclose(np.reshape(scores, (B, K)), share, atol=1e-5)
 
 
 def test_what_mmpose_wants():
@@ -103,10 +115,12 @@ def test_scores():
     maps[1, 2, 3] = maps[1, 7, 9] = .25
     maps[2, 5, 5] = .75
     maps[3] = -1
-    mass = decoder(supplier='relu', score='mass').decode(maps)[1]
-    peak = decoder(supplier='relu', score='max').decode(maps)[1]
+    mass, peak, near = (
+        decoder(supplier='relu', **options).decode(maps)[1] for options in (dict(blur=0), dict(score='max'), dict(blur=2)))
     np.testing.assert_allclose(mass, [[1, .5, 1, 0]])
     np.testing.assert_allclose(peak, [[1, .25, .75, 0]])
+    of_four = (1 + 2 * np.exp(-1 / 8) + np.exp(-2 / 8)) / 4
+    np.testing.assert_allclose(near, [[of_four, .5 * (1 + np.exp(-61 / 8)), 1, 0]], rtol=1e-5)
 
 
 @pytest.mark.parametrize('score', ['mass', 'max'])
@@ -243,6 +257,9 @@ def test_bad_input(call, error, message):
     (dict(supplier='tanh'), r"supplier must be one of .* got 'tanh'"),
     (dict(supplier=dict(type='softplus', sharpness=0)), r'sharpness must be a positive'),
     (dict(score='mean'), r"score must be one of \('mass', 'max'\), got 'mean'"),
+    (dict(blur=-1), r'blur must be a finite number of heatmap cells >= 0, got -1'),
+    (dict(blur=True), r'blur must be a finite number .* got True'),
+    (dict(blur='2'), r"blur must be a finite number .* got '2'"),
 ])
 def test_bad_options(options, message):
     with pytest.raises(ValueError, match=message):

@@ -28,7 +28,7 @@ def test_the_masses_of_a_dot_give_the_dot_back(blur):
     dots[:4] = torch.tensor([[0, 0], [width - 1, height - 1], [.5, .5], [width - 1.5, height - 1]], dtype=torch.float64)
     found, share = decode_blurred_mode(dot_map(dots, SIZE), blur)
     assert torch.allclose(found, dots, atol=1e-12, rtol=0)
-    assert ((0 < share) & (share <= 1)).all()
+    assert ((share > 0) & (share <= 1)).all()
 
 
 @pytest.mark.parametrize('blur', [.7, 2])

@@ -20,7 +20,7 @@ FORMULAS = {
     'relu': lambda h: h.relu(),
     'relu_surrogate': lambda h: h.relu(),
     'softplus': lambda h: torch.log1p(torch.exp(5 * h)),
-    'softmax': lambda h: torch.exp(5 * h),
+    'softmax': lambda h: torch.exp(20 * h),
 }
 
 
