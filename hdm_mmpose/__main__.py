@@ -24,7 +24,7 @@ def run_info(args: argparse.Namespace) -> int:
 
 def add_check(commands) -> None:
     parser = commands.add_parser("check", help="say what in a config disagrees with distribution matching")
-    parser.add_argument("config", help="a config file; configs are Python code, and reading one runs it")
+    parser.add_argument("config", help="a config file, or mmpose::NAME; configs are Python code, and reading one runs it")
     parser.add_argument("--cfg-options", nargs="+", default=(), metavar="KEY=VALUE", help="changes, as in tools/train.py")
     parser.add_argument("--strict", action="store_true", help="fail on warnings too")
     parser.add_argument("--data", action="store_true", help="look through the annotation files too")
@@ -32,8 +32,11 @@ def add_check(commands) -> None:
 
 
 def run_check(args: argparse.Namespace) -> int:
-    from hdm_mmpose.check import check_file  # the other commands do not need MMPose
-
+    try:
+        from hdm_mmpose.check import check_file  # the other commands do not need MMPose
+    except ModuleNotFoundError as missing:
+        print(f"error: check needs MMPose and what it needs, but {sys.executable} has no {missing.name}: use the Python that has it")
+        return 1
     return check_file(args.config, args.cfg_options, args.strict, args.data)
 
 

@@ -8,10 +8,12 @@ flip test, sizes and joints (``check_rules.py``). It builds no data set; ``--dat
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from mmengine.config import Config, DictAction
+from mmengine.utils import get_installed_path
 from mmpose.utils import register_all_modules
 
 import hdm_mmpose.components  # noqa: F401  (registers our parts, also for a config that forgets to)
@@ -47,7 +49,7 @@ def check_file(path: str, options: Sequence[str] = (), strict: bool = False, dat
     """Read a config, print the findings.
 
     Args:
-        path: config file; it is Python code, and reading it runs it.
+        path: config file, or ``mmpose::...`` for one of the installed MMPose; it is Python code, and reading it runs it.
         options: ``key=value`` changes, as ``--cfg-options`` of MMPose's tools takes them.
         strict: whether warnings count.
         data: whether to look through the annotation files too.
@@ -56,7 +58,7 @@ def check_file(path: str, options: Sequence[str] = (), strict: bool = False, dat
         Exit status: 1 if there is an error, or with ``strict`` any finding; else 0.
     """
     try:
-        cfg = Config.fromfile(path)
+        cfg = Config.fromfile(located(path))
         cfg.merge_from_dict(parsed(options))
     except Exception as problem:  # a config is code and may raise anything
         print(f'error: {path} cannot be read: {type(problem).__name__}: {problem}')
@@ -65,11 +67,30 @@ def check_file(path: str, options: Sequence[str] = (), strict: bool = False, dat
     for finding in findings:
         print(finding)
     errors = sum(finding.level == 'error' for finding in findings)
-    print(f'{path}: ' + (f'{errors} errors, {len(findings) - errors} warnings' if findings else 'all parts agree'))
+    counted = f'{counts(errors, "error")}, {counts(len(findings) - errors, "warning")}'
+    print(f'{path}: {counted if findings else "all parts agree"}')
     return int(errors > 0 or (strict and bool(findings)))
 
 
+def located(path: str) -> str:
+    """The file meant by ``mmpose::...``; any other path as it is."""
+    package, scoped, name = path.partition('::')
+    return os.path.join(get_installed_path(package), '.mim', 'configs', name) if scoped else path
+
+
+def counts(number: int, what: str) -> str:
+    return f'{number} {what}{"s" * (number != 1)}'
+
+
 def parsed(options: Sequence[str]) -> dict:
+    """``key=value`` changes as MMEngine reads them.
+
+    Raises:
+        ValueError: a change without ``=``.
+    """
+    for option in options:
+        if '=' not in option:
+            raise ValueError(f'--cfg-options must be KEY=VALUE, got {option!r}')
     parser = argparse.ArgumentParser()
     parser.add_argument('--cfg-options', nargs='+', action=DictAction, default={})
     return parser.parse_args(['--cfg-options', *options]).cfg_options if options else {}

@@ -1,7 +1,7 @@
 """``python -m hdm_mmpose check CONFIG --data``: what is wrong in the annotation files a config reads.
 
 MMPose meets these in the middle of a training, in a worker process, or not at all. Only COCO's format is read; pictures are
-looked for, not opened.
+looked for and must hold something, but are not opened.
 """
 
 from __future__ import annotations
@@ -34,7 +34,22 @@ def check_data(cfg: Config | dict) -> list[Finding]:
 
 def check_dataset(where: str, dataset: dict, joints: int | None) -> Iterator[Finding]:
     """Findings in one data set; ``joints`` is the number its meta information declares."""
-    path = os.path.join(dataset.get('data_root') or '', dataset.get('ann_file') or '')
+    boxes = dataset.get('bbox_file')
+    if boxes and not os.path.exists(boxes):
+        yield error('no-boxes', where, f'{boxes} does not exist', 'put the file there, or bbox_file=None for the annotated boxes')
+    try:
+        yield from check_annotations(where, dataset, joints)
+    except (AttributeError, IndexError, KeyError, TypeError) as problem:
+        yield error('format', where, f'{annotation_file(dataset)} is not as COCO writes it: {type(problem).__name__}: {problem}',
+                    'compare it with https://cocodataset.org/#format-data')
+
+
+def annotation_file(dataset: dict) -> str:
+    return os.path.join(dataset.get('data_root') or '', dataset.get('ann_file') or '')
+
+
+def check_annotations(where: str, dataset: dict, joints: int | None) -> Iterator[Finding]:
+    path = annotation_file(dataset)
     try:
         with open(path, encoding='utf-8') as file:
             content = json.load(file)
@@ -54,7 +69,8 @@ def check_dataset(where: str, dataset: dict, joints: int | None) -> Iterator[Fin
         yield error('no-persons', where, f'{path} has no person with joints', 'look at how the split was made')
         return
     yield from check_persons(where, path, persons, joints, {image['id']: image for image in content['images']})
-    yield from check_pictures(where, dataset, content['images'])
+    seen = {person.get('image_id') for person in persons}  # of the others MMPose reads only what a detector's boxes name
+    yield from check_pictures(where, dataset, [image for image in content['images'] if dataset.get('bbox_file') or image['id'] in seen])
 
 
 def check_persons(where: str, path: str, persons: list[dict], joints: int | None, images: dict[Any, dict]) -> Iterator[Finding]:
@@ -79,11 +95,24 @@ def check_persons(where: str, path: str, persons: list[dict], joints: int | None
 
 
 def check_pictures(where: str, dataset: dict, images: list[dict]) -> Iterator[Finding]:
-    folder = os.path.join(dataset.get('data_root') or '', (dataset.get('data_prefix') or {}).get('img', ''))
-    absent = [image['file_name'] for image in images if not os.path.exists(os.path.join(folder, image['file_name']))]
+    folder = os.path.normpath(os.path.join(dataset.get('data_root') or '', (dataset.get('data_prefix') or {}).get('img', '')))
+    sizes = {image['file_name']: size(os.path.join(folder, image['file_name'])) for image in images}
+    absent = [name for name, bytes_there in sizes.items() if bytes_there is None]
     if absent:
-        yield error('no-picture', where, f'{len(absent)} of {len(images)} pictures are not in {folder}: '
-                    f'{", ".join(absent[:SHOWN])}{", ..." if len(absent) > SHOWN else ""}', 'put them there, or correct data_prefix')
+        yield error('no-picture', where, f'{len(absent)} of {len(images)} pictures are not in {folder}: {first(absent)}',
+                    'put them there, or correct data_prefix')
+    empty = [name for name, bytes_there in sizes.items() if bytes_there == 0]
+    if empty:
+        yield error('empty-picture', where, f'{len(empty)} of {len(images)} pictures in {folder} are empty files: {first(empty)}',
+                    'copy them again')
+
+
+def size(path: str) -> int | None:
+    """Bytes in a file, or None if it does not exist."""
+    try:
+        return os.path.getsize(path)
+    except OSError:
+        return None
 
 
 def visible(person: dict) -> list[tuple[float, float]]:
@@ -102,5 +131,8 @@ def inside(joint: tuple[float, float], image: dict) -> bool:
 
 def named(persons: list[dict]) -> str:
     """How many, and the first of them."""
-    names = ', '.join(str(person.get('id')) for person in persons[:SHOWN])
-    return f'{len(persons)} annotation{"s" * (len(persons) > 1)} (id {names}{", ..." if len(persons) > SHOWN else ""})'
+    return f'{len(persons)} annotation{"s" * (len(persons) > 1)} (id {first([str(person.get("id")) for person in persons])})'
+
+
+def first(names: list[str]) -> str:
+    return ', '.join(names[:SHOWN]) + (', ...' if len(names) > SHOWN else '')

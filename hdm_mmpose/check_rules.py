@@ -14,13 +14,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from mmpose.registry import KEYPOINT_CODECS, MODELS
+from mmpose.registry import HOOKS, KEYPOINT_CODECS, MODELS, TRANSFORMS
 from torch.overrides import TorchFunctionMode
 
 from hdm_mmpose.recipe import OUR_CODECS, OUR_LOSS, Codec, Head, Loss, Part, Recipe, type_name, walk
 from hdm_mmpose.transport import SupplierRule
 from hdm_mmpose.transport.suppliers import Relu, ReluSurrogate
 
+PACKAGE = 'hdm_mmpose.'
 IMPORTS = 'hdm_mmpose.components'
 _SEVERAL_PERSONS = 'its heatmaps hold several persons, and this loss compares a map with one dot'
 _NO_MAP = 'it predicts no heatmap'
@@ -44,8 +45,10 @@ REFUSED_HEADS = {
     'TrajectoryRegressionHead': _NO_MAP,
     'YOLOXPoseHead': _NO_MAP,
 }
+ONE_LOSS_HEADS = ('HeatmapHead', 'ViPNASHead')  # others have one per stage
 PAIRED_HEADS = ('DSNTHead',)  # their loss is called with [coordinates, heatmaps]; the maps come out of a softmax
 SHIFTED = ('msra',)  # alignments for which flipped heatmaps are to be shifted by one cell
+WATCHING = ('EpsilonScheduleHook', 'HeatmapPictureHook', 'TransportMonitorHook')  # hooks that need a model with our loss
 
 
 @dataclass(frozen=True)
@@ -93,18 +96,26 @@ def uses_ours(recipe: Recipe) -> bool:
 
 
 def rule_unused(recipe: Recipe) -> Iterator[Finding]:
-    if not uses_ours(recipe):
+    if not recipe.cfg.get('model'):
+        yield error('no-model', 'model', 'this config describes no model', 'name a whole config, not a part that others inherit from')
+    elif not uses_ours(recipe):
         yield warning('unused', 'model', f'none of {", ".join([OUR_LOSS, *OUR_CODECS])} is in this config',
                       'see docs/swap.md for the lines to add')
 
 
 def rule_imports(recipe: Recipe) -> Iterator[Finding]:
-    written = [part for part in walk(recipe.cfg, '') if part.cfg.get('type') in (OUR_LOSS, *OUR_CODECS)]
+    written = [part for part in walk(recipe.cfg, '') if registered_by_us(part.cfg.get('type'))]
     imports = (recipe.cfg.get('custom_imports') or {}).get('imports', [])
     imports = [imports] if isinstance(imports, str) else imports
     if written and not any(str(name).startswith(IMPORTS) for name in imports):
         yield error('imports', 'custom_imports', f'nothing imports {written[0].type}: MMPose will not find it in its registry',
                     f"custom_imports = dict(imports=['{IMPORTS}'], allow_failed_imports=False)")
+
+
+def registered_by_us(name: Any) -> bool:
+    """Whether a ``type``, written as a plain name, is one that importing this package registers."""
+    known = (registry.module_dict.get(name) for registry in (HOOKS, KEYPOINT_CODECS, MODELS, TRANSFORMS)) if isinstance(name, str) else ()
+    return any(getattr(each, '__module__', '').startswith(PACKAGE) for each in known)
 
 
 def rule_leftovers(recipe: Recipe) -> Iterator[Finding]:
@@ -116,20 +127,34 @@ def rule_leftovers(recipe: Recipe) -> Iterator[Finding]:
 
 
 def rule_parts(recipe: Recipe) -> Iterator[Finding]:
-    """Build every loss and codec on its own."""
-    parts: list[tuple[Part, Any]] = [(loss, MODELS) for loss in recipe.losses]
+    """Build every loss, codec and hook of ours on its own, and look for the names of all others."""
+    losses = [part for head in recipe.heads for part in written_losses(head)]
+    parts: list[tuple[Part, Any]] = [(part, MODELS) for part in [*losses, *recipe.losses]]
     parts += [(codec, KEYPOINT_CODECS) for codec in recipe.encoders + recipe.decoders]
+    parts += [(hook, HOOKS) for hook in recipe.hooks]
     for part, registry in parts:
         problem = why_not_built(part, registry)
         if problem:
-            yield error('does-not-build', part.where, f'{part.type} does not build: {problem}', 'give it what it takes')
+            yield error('does-not-build', part.where, f'{part.type} does not build: {problem}',
+                        'correct the name or the option; what the dict of `_base_` holds stays, unless `_delete_=True` stands beside it')
+
+
+def written_losses(head: Head) -> Iterator[Part]:
+    """The losses of a head, those of a wrapper one by one."""
+    where, written = f'{head.where}.loss', head.cfg.get('loss')
+    if isinstance(written, dict) and isinstance(written.get('losses'), list | tuple):
+        where, written = f'{where}.losses', written['losses']
+    members = {f'{where}[{index}]': each for index, each in enumerate(written)} if isinstance(written, list | tuple) else {where: written}
+    yield from (Part(place, each) for place, each in members.items() if isinstance(each, dict) and 'type' in each)
 
 
 def why_not_built(part: Part, registry: Any) -> str | None:
-    built = registry.get(part.type)
+    built = registry.get(part.cfg['type']) if isinstance(part.cfg['type'], str) else part.cfg['type']
     if built is None:
         alike = ', '.join(difflib.get_close_matches(part.type, registry.module_dict, cutoff=0.5)) or 'none'
         return f'nothing of this name is registered; similar names: {alike}'
+    if registry in (MODELS, HOOKS) and not built.__module__.startswith(PACKAGE):
+        return None
     options = {key: value for key, value in part.cfg.items() if key not in ('type', '_delete_', '_scope_')}
     try:
         built(**copy.deepcopy(options))
@@ -138,6 +163,13 @@ def why_not_built(part: Part, registry: Any) -> str | None:
     except (ValueError, AssertionError, KeyError) as problem:
         return str(problem)
     return None
+
+
+def rule_hooks(recipe: Recipe) -> Iterator[Finding]:
+    for hook in recipe.hooks:
+        if hook.type in WATCHING and not recipe.losses:
+            yield error('hook-without-loss', hook.where, f'{hook.type} watches {OUR_LOSS}, which this model does not have',
+                        f'remove the hook, or train with {OUR_LOSS} (docs/swap.md)')
 
 
 def rule_heads(recipe: Recipe) -> Iterator[Finding]:
@@ -160,6 +192,15 @@ def rule_combined(recipe: Recipe) -> Iterator[Finding]:
                         "heatmap_type='gaussian' with one output channel per joint, or DotAnnotationCodec")
 
 
+def rule_dicts(recipe: Recipe) -> Iterator[Finding]:
+    for head in recipe.heads:
+        for name in ('loss', 'decoder'):
+            value = head.cfg.get(name)
+            if value is not None and not isinstance(value, dict | list | tuple):
+                yield error('not-a-dict', f'{head.where}.{name}', f'{name} must be a dict with `type`, got {value!r}',
+                            f"{name}=dict(_delete_=True, type='{value}')")
+
+
 def rule_loss_place(recipe: Recipe) -> Iterator[Finding]:
     for head in recipe.heads:
         for loss in head.losses:
@@ -174,6 +215,8 @@ def wrong_place(head: Head, loss: Loss) -> tuple[str, str] | None:
     wrapper = type_name(written) if isinstance(written, dict) else ''
     if head.type == 'VisPredictHead':
         return 'this loss of VisPredictHead is about visibility, not about heatmaps', 'put it into head.pose_cfg.loss'
+    if head.type in ONE_LOSS_HEADS and isinstance(written, list | tuple):
+        return f'{head.type} takes one loss, not a list of {len(written)}', f"loss=dict(_delete_=True, type='{OUR_LOSS}', ...)"
     if head.type in PAIRED_HEADS:
         if wrapper == 'MultipleLossWrapper' and loss.where.endswith('losses[1]'):
             return None
@@ -343,11 +386,10 @@ def rule_gaussian_reading(recipe: Recipe) -> Iterator[Finding]:
     sigma = max((encoder.option('sigma') or 0 for encoder in recipe.encoders if not encoder.ours), default=0)
     for head in recipe.heads:
         rule = head.decoder.supplier if head.decoder is not None and not head.losses else None
-        if sigma and rule is not None and rule.name != 'softmax':
+        if sigma and rule is not None and not head.decoder.option('blur'):
             yield warning('gaussian-reading', f'{head.where}.decoder',
-                          f'under {name_of(rule)} the four best cells of a Gaussian (sigma {sigma}) hold nearly equal mass: '
-                          'joints are drawn to the middle of the square',
-                          f"supplier=dict(type='softmax', sharpness={6 * sigma**2:g}), score='max'")
+                          f'the four best cells of a Gaussian (sigma {sigma}) hold nearly equal mass under {name_of(rule)}: '
+                          'joints are drawn to the middle of the square', f"supplier='relu', score='max', blur={sigma:g}")
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -393,7 +435,7 @@ def rule_square_cells(recipe: Recipe) -> Iterator[Finding]:
 def rule_output(recipe: Recipe) -> Iterator[Finding]:
     """What the network really gives, found on the meta device: no memory, no arithmetic."""
     decoder = next((codec for codec in recipe.decoders if codec.alignment and codec.size('input_size')), None)
-    if decoder is None or any(rule_parts(recipe)) or any(rule_leftovers(recipe)):
+    if decoder is None or any(any(rule(recipe)) for rule in (rule_leftovers, rule_dicts, rule_parts)):
         return
     size = decoder.size('input_size')
     assert size is not None
@@ -463,8 +505,8 @@ def output_shape(model: dict, input_size: tuple[int, int]) -> tuple[int, int, in
 
 
 RULES: tuple[Callable[[Recipe], Iterable[Finding]], ...] = (
-    rule_unused, rule_imports, rule_leftovers, rule_parts, rule_heads, rule_combined, rule_loss_place, rule_codec,
-    rule_decoder, rule_supplier, rule_encoder_supplier, rule_sizes, rule_alignment, rule_crops, rule_flip,
+    rule_unused, rule_imports, rule_leftovers, rule_dicts, rule_parts, rule_hooks, rule_heads, rule_combined, rule_loss_place,
+    rule_codec, rule_decoder, rule_supplier, rule_encoder_supplier, rule_sizes, rule_alignment, rule_crops, rule_flip,
     rule_rounded_targets, rule_gaussian_reading, rule_cell_size, rule_options, rule_square_cells, rule_output)
 
 
@@ -491,9 +533,12 @@ def name_of(rule: SupplierRule | None) -> str:
 
 def written_supplier(rule: SupplierRule | None) -> str:
     """A rule as one writes it in a config, for a decoder."""
-    sharpness = getattr(rule, 'sharpness', None)
-    name = f"'{'softplus' if rule is None else reading(rule).name}'"
-    return name if sharpness in (None, 5.0) else f'dict(type={name}, sharpness={sharpness:g})'
+    if rule is None:
+        return "<the loss's>"
+    rule = reading(rule)
+    if rule == type(rule)():
+        return f"'{rule.name}'"
+    return f"dict(type='{rule.name}', sharpness={getattr(rule, 'sharpness', None):g})"
 
 
 def same_codec(one: Codec, other: Codec) -> bool:
@@ -502,13 +547,14 @@ def same_codec(one: Codec, other: Codec) -> bool:
         and all(one.size(name) == other.size(name) for name in ('input_size', 'heatmap_size'))
         and one.alignment == other.alignment
         and not disagree(one.supplier, other.supplier)
-        and one.option('sigma') == other.option('sigma'))
+        and all(one.option(name) == other.option(name) for name in ('sigma', 'score', 'blur')))
 
 
 def summary(codec: Codec) -> str:
     parts = [f'{name} {codec.size(name)}' for name in ('input_size', 'heatmap_size') if codec.size(name)]
     if codec.ours:
         parts += [f"alignment '{codec.alignment}'", f'supplier {name_of(codec.supplier)}']
+        parts += [f'{name} {codec.option(name)}' for name in ('score', 'blur')]
     return f'{codec.type}: {", ".join(parts)}'
 
 

@@ -20,6 +20,7 @@ OUR_LOSS = 'EMDHeatmapLoss'
 OUR_CODECS = ('DotAnnotationCodec', 'SubPixelDecoder')
 # Alignment of MMPose's own heatmap codecs; Megvii's cells begin, and do not have their centre, at x / stride.
 STOCK_ALIGNMENTS = {'MSRAHeatmap': 'msra', 'UDPHeatmap': 'udp', 'MegviiHeatmap': 'megvii'}
+ALIGNMENTS = (*STOCK_ALIGNMENTS.values(), 'center')
 LOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
 
 
@@ -65,7 +66,8 @@ class Codec(Part):
 
     @property
     def alignment(self) -> str | None:
-        return self.option('alignment') if self.ours else STOCK_ALIGNMENTS.get(self.type)
+        name = self.option('alignment') if self.ours else STOCK_ALIGNMENTS.get(self.type)
+        return name if name in ALIGNMENTS else None  # building the part says what is wrong with it
 
     @property
     def supplier(self) -> SupplierRule | None:
@@ -105,6 +107,7 @@ class Recipe:
         encoders: encoders of all pipelines; lists are taken apart.
         crops: all ``TopdownAffine`` of all pipelines.
         datasets: (where, data set, number of joints its pipeline hands on, or None if not known) of each loader.
+        hooks: members of ``custom_hooks``.
         codecs: the top-level ``codec``; a list is taken apart.
     """
 
@@ -113,6 +116,7 @@ class Recipe:
     encoders: list[Codec]
     crops: list[Part]
     datasets: list[tuple[str, dict, int | None]]
+    hooks: list[Part]
     codecs: list[Codec]
 
     @property
@@ -125,7 +129,7 @@ class Recipe:
 
     @property
     def test_cfg(self) -> dict:
-        return self.cfg.get('model', {}).get('test_cfg') or {}
+        return (self.cfg.get('model') or {}).get('test_cfg') or {}
 
 
 def read_recipe(cfg: dict) -> Recipe:
@@ -141,6 +145,8 @@ def read_recipe(cfg: dict) -> Recipe:
         encoders=encoders,
         crops=[part for part in steps if part.type == 'TopdownAffine'],
         datasets=[entry for name, dataset in pipelines.items() for entry in datasets_in(dataset, f'{name}.dataset')],
+        hooks=[Part(f'custom_hooks[{index}]', hook) for index, hook in enumerate(cfg.get('custom_hooks') or [])
+               if isinstance(hook, dict) and 'type' in hook],
         codecs=codecs_in(cfg.get('codec'), 'codec'))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,6 +16,10 @@ from mmengine.config import Config  # noqa: E402
 
 from hdm_mmpose.__main__ import main  # noqa: E402
 from hdm_mmpose.check import check_config  # noqa: E402
+from hdm_mmpose.check_rules import disagree, written_supplier  # noqa: E402
+from hdm_mmpose.components.alignment import ALIGNMENTS as PACKAGE_ALIGNMENTS  # noqa: E402
+from hdm_mmpose.recipe import ALIGNMENTS  # noqa: E402
+from hdm_mmpose.transport import SUPPLIERS, build_supplier  # noqa: E402
 
 ROOT = Path(__file__).resolve().parent.parent
 (DEMO,) = (ROOT / 'configs' / 'demo').glob('*_hdm-*.py')
@@ -83,7 +88,7 @@ def udp_crop_in_one_pipeline(cfg: dict) -> None:
 
 
 def codec_alone(cfg: dict) -> None:
-    cfg['codec'] = dict(cfg['codec'], supplier='softmax')
+    cfg['codec'] = dict(cfg['codec'], supplier='relu')
 
 
 def decoder_forgotten(cfg: dict) -> None:
@@ -154,6 +159,40 @@ def unknown_option(cfg: dict) -> None:
 
 def misspelt_type(cfg: dict) -> None:
     cfg['model']['head']['decoder']['type'] = 'SubpixelDecoder'
+
+
+def misspelt_loss(cfg: dict) -> None:
+    cfg['model']['head']['loss']['type'] = 'EMDHeatMapLoss'
+
+
+def loss_by_name(cfg: dict) -> None:
+    cfg['model']['head']['loss'] = 'EMDHeatmapLoss'
+
+
+def loss_in_a_list(cfg: dict) -> None:
+    cfg['model']['head']['loss'] = [cfg['model']['head']['loss']]
+
+
+def misspelt_hook(cfg: dict) -> None:
+    cfg['custom_hooks'] = [dict(type='TransportMonitoringHook')]
+
+
+def unknown_hook_option(cfg: dict) -> None:
+    cfg['custom_hooks'] = [dict(type='HeatmapPictureHook', every=100)]
+
+
+def hook_without_loss(cfg: dict) -> None:
+    nothing_of_ours(cfg)
+    cfg['custom_hooks'] = [dict(type='TransportMonitorHook')]
+
+
+def hook_not_imported(cfg: dict) -> None:
+    hook_without_loss(cfg)
+    del cfg['custom_imports']
+
+
+def fragment(cfg: dict) -> None:
+    del cfg['model']
 
 
 def epsilon_twice(cfg: dict) -> None:
@@ -240,6 +279,7 @@ def gaussian_read_as_dots(cfg: dict) -> None:
     encode_with(cfg, UDP)
     cfg['codec'] = UDP
     cfg['model']['head'].update(loss=dict(type='KeypointMSELoss'))
+    cfg['model']['head']['decoder']['blur'] = 0
     cfg['model']['head']['decoder']['alignment'] = 'udp'
     for loader in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
         step(cfg, loader, 'TopdownAffine')['use_udp'] = True
@@ -247,7 +287,7 @@ def gaussian_read_as_dots(cfg: dict) -> None:
 
 def stages_differ(cfg: dict) -> None:
     head = cfg['model']['head']
-    head.update(type='CPMHead', num_stages=2, loss=[dict(head['loss'], supplier='softmax'), head['loss']])
+    head.update(type='CPMHead', num_stages=2, loss=[dict(head['loss'], supplier=dict(type='softmax', sharpness=2.0)), head['loss']])
 
 
 def nothing_of_ours(cfg: dict) -> None:
@@ -280,6 +320,14 @@ PLANTED: list[tuple[Callable[[dict], None], str, str]] = [
     (unknown_supplier, 'does-not-build', 'error'),
     (unknown_option, 'does-not-build', 'error'),
     (misspelt_type, 'does-not-build', 'error'),
+    (misspelt_loss, 'does-not-build', 'error'),
+    (loss_by_name, 'not-a-dict', 'error'),
+    (loss_in_a_list, 'loss-place', 'error'),
+    (misspelt_hook, 'does-not-build', 'error'),
+    (unknown_hook_option, 'does-not-build', 'error'),
+    (hook_without_loss, 'hook-without-loss', 'error'),
+    (hook_not_imported, 'imports', 'error'),
+    (fragment, 'no-model', 'error'),
     (epsilon_twice, 'does-not-build', 'error'),
     (lambda_without_unit, 'does-not-build', 'error'),
     (bottom_up, 'refused-estimator', 'error'),
@@ -311,6 +359,30 @@ def test_planted_fault_is_found(plant: Callable[[dict], None], rule: str, level:
     assert found(cfg).get(rule) == level, found(cfg)
 
 
+@pytest.mark.parametrize(('name', 'meant'), [('EMDHeatMapLoss', 'EMDHeatmapLoss'), ('TransportMonitoringHook', 'TransportMonitorHook')])
+def test_misspelt_names_are_answered_with_the_right_one(name: str, meant: str) -> None:
+    cfg = demo()
+    (misspelt_loss if 'Loss' in name else misspelt_hook)(cfg)
+    (finding,) = [finding for finding in check_config(cfg) if finding.rule == 'does-not-build']
+    assert name in finding.what and meant in finding.what
+
+
+def test_what_does_not_build_is_not_compared() -> None:
+    cfg = demo()
+    cfg['model']['head']['decoder']['alignment'] = 'centre'
+    assert found(cfg).keys() == {'does-not-build'}
+
+
+def test_hooks_of_others_are_not_built() -> None:
+    cfg = demo()
+    cfg['custom_hooks'] = [dict(type='SyncBuffersHook'), dict(type='mmdet.PipelineSwitchHook', switch_epoch=3, switch_pipeline=[])]
+    assert found(cfg) == {}
+
+
+def test_alignments_are_those_of_the_package() -> None:
+    assert set(ALIGNMENTS) == {*PACKAGE_ALIGNMENTS, 'megvii'}
+
+
 def test_nothing_is_found_where_all_agree() -> None:
     assert found(demo()) == {}
 
@@ -322,6 +394,12 @@ def test_surrogate_reads_as_relu() -> None:
     for codec in (cfg['codec'], cfg['model']['head']['decoder'], step(cfg, 'train_dataloader', 'GenerateTarget')['encoder']):
         codec['supplier'] = 'relu'
     assert found(cfg) == {}
+
+
+@pytest.mark.parametrize('spec', [*SUPPLIERS, dict(type='softmax', sharpness=3.5), dict(type='softplus', sharpness=0.5)], ids=str)
+def test_repairs_write_a_rule_that_reads_alike(spec: str | dict) -> None:
+    rule = build_supplier(spec)
+    assert not disagree(rule, build_supplier(eval(written_supplier(rule))))  # as one pastes it into a config
 
 
 def test_one_disagreement_is_one_finding_with_all_its_places() -> None:
@@ -384,7 +462,7 @@ def test_command_prints_findings_and_fails(capsys: pytest.CaptureFixture) -> Non
     options = ['model.head.decoder.supplier=relu', 'model.test_cfg.shift_heatmap=True']
     assert main(['check', str(DEMO), '--cfg-options', *options]) == 1
     printed = capsys.readouterr().out
-    for text in ('model.head.decoder', "repair: supplier='softplus' in both", 'shift_heatmap=False', '2 errors, 1 warnings'):
+    for text in ('model.head.decoder', 'repair: supplier=', ' in both', 'shift_heatmap=False', '2 errors, 1 warning\n'):
         assert text in printed
 
 
@@ -401,3 +479,47 @@ def test_unreadable_config_is_said_not_thrown(text: str, tmp_path: Path, capsys:
     (tmp_path / 'broken.py').write_text(text)
     assert main(['check', str(tmp_path / 'broken.py')]) == 1
     assert 'cannot be read' in capsys.readouterr().out
+
+
+def test_option_without_a_value_is_said_not_thrown(capsys: pytest.CaptureFixture) -> None:
+    assert main(['check', str(DEMO), '--cfg-options', 'model.test_cfg.flip_test']) == 1
+    assert "--cfg-options must be KEY=VALUE, got 'model.test_cfg.flip_test'" in capsys.readouterr().out
+
+
+def test_environment_without_mmpose_is_said_not_thrown(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+    monkeypatch.delitem(sys.modules, 'hdm_mmpose.check')
+    monkeypatch.setitem(sys.modules, 'mmengine.config', None)  # importing it raises ModuleNotFoundError
+    assert main(['check', str(DEMO)]) == 1
+    assert 'check needs MMPose' in capsys.readouterr().out
+
+
+def test_recipe_of_the_installed_mmpose_by_name(capsys: pytest.CaptureFixture) -> None:
+    assert main(['check', f'{COCO}/td-hm_vipnas-mbv3_8xb64-210e_coco-256x192.py']) == 0
+    assert 'none of EMDHeatmapLoss' in capsys.readouterr().out
+    for absent in (f'{COCO}/no-such-recipe.py', 'no-such-package::recipe.py'):
+        assert main(['check', absent]) == 1
+        assert f'{absent} cannot be read' in capsys.readouterr().out
+
+
+PURE_PYTHON = """
+from mmpose.datasets import CocoDataset, GenerateTarget, LoadImage, PackPoseInputs, TopdownAffine
+from mmpose.models import HeatmapHead, PoseDataPreprocessor, ResNet, TopdownPoseEstimator
+
+from hdm_mmpose.components import DotAnnotationCodec, EMDHeatmapLoss, TransportMonitorHook
+
+codec = dict(type=DotAnnotationCodec, input_size=(192, 256), heatmap_size=(48, 64), supplier='relu')
+model = dict(
+    type=TopdownPoseEstimator, data_preprocessor=dict(type=PoseDataPreprocessor), backbone=dict(type=ResNet, depth=18),
+    head=dict(type=HeatmapHead, in_channels=512, out_channels=14, loss=dict(type=EMDHeatmapLoss, supplier='relu'), decoder=codec))
+pipeline = [dict(type=LoadImage), dict(type=TopdownAffine, input_size=(192, 256)), dict(type=GenerateTarget, encoder=codec),
+            dict(type=PackPoseInputs)]
+train_dataloader = dict(dataset=dict(type=CocoDataset, pipeline=pipeline))
+custom_hooks = [dict(type=TransportMonitorHook)]
+"""
+
+
+def test_configs_with_classes_for_names(tmp_path: Path) -> None:
+    """MMEngine's newer configs import what they use, and need no custom_imports."""
+    assert found(stock(PURE_PYTHON, tmp_path)) == {'joints': 'error'}
+    cfg = stock(PURE_PYTHON.replace("loss=dict(type=EMDHeatmapLoss, supplier='relu')", 'loss=dict(type=EMDHeatmapLoss)'), tmp_path)
+    assert found(cfg) == {'joints': 'error', 'supplier': 'error'}

@@ -26,7 +26,8 @@ def edited(edit: Callable[[dict], object]) -> dict:
 
 
 def found(content: object, folder: Path, joints: int | None = 3) -> dict[str, str]:
-    (folder / 'a.jpg').touch()
+    (folder / 'a.jpg').write_bytes(b'a picture')
+    (folder / 'empty.jpg').touch()
     (folder / 'file.json').write_text(content if isinstance(content, str) else json.dumps(content))
     dataset = dict(type='CocoDataset', data_root=str(folder), ann_file='file.json', data_prefix=dict(img=''))
     return {finding.rule: finding.what for finding in check_dataset('train_dataloader.dataset', dataset, joints)}
@@ -42,6 +43,8 @@ CASES = {
     'bad-box': (person(0, bbox=[2, 3, -4, 5]), '1 annotation (id 7)'),
     'all-outside': (person(1, keypoints=[100, 10, 2, 20, 300, 1, 0, 0, 0]), '1 annotation (id 8)'),
     'no-picture': (lambda content: content['images'][0].update(file_name='b.jpg'), '1 of 1 pictures'),
+    'empty-picture': (lambda content: content['images'][0].update(file_name='empty.jpg'), '1 of 1 pictures'),
+    'format': (lambda content: content['images'][0].pop('file_name'), "not as COCO writes it: KeyError: 'file_name'"),
     'no-categories': (lambda content: content.pop('categories'), 'no categories'),
     'no-persons': (lambda content: content['annotations'].clear(), 'no person with joints'),
 }
@@ -57,6 +60,8 @@ def test_each_is_found_alone(rule: str, tmp_path: Path) -> None:
 def test_nothing_is_found_in_a_good_file_or_a_format_not_known(tmp_path: Path) -> None:
     assert found(CONTENT, tmp_path) == {}
     assert found([dict(image='a.jpg')], tmp_path) == {}
+    spare = edited(lambda content: content['images'].append(dict(id=2, file_name='gone.jpg', width=8, height=8)))
+    assert found(spare, tmp_path) == {}, 'pictures without persons are not read'
     unseen = edited(person(0, keypoints=[float('nan'), 1, 0, 20, 30, 1, 0, 0, 0]))
     assert found(unseen, tmp_path) == {}, 'coordinates of a joint that is not annotated are not looked at'
 
@@ -76,3 +81,8 @@ def test_command(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     next((data / 'val2017').glob('*.jpg')).unlink()
     assert main(['check', str(RECIPE), '--data', '--cfg-options', *options]) == 1
     assert '1 of 1 pictures are not in' in capsys.readouterr().out
+
+
+def test_missing_boxes_of_a_detector_are_named(tmp_path: Path) -> None:
+    dataset = dict(ann_file=str(tmp_path / 'gone.json'), bbox_file=str(tmp_path / 'boxes.json'))
+    assert [finding.rule for finding in check_dataset('x', dataset, 17)] == ['no-boxes', 'no-annotations']

@@ -15,6 +15,7 @@ from mmpose.registry import MODELS  # noqa: E402
 from mmpose.utils import register_all_modules  # noqa: E402
 
 import hdm_mmpose.components  # noqa: E402,F401  (registers our parts)
+from hdm_mmpose.transport import build_supplier  # noqa: E402
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / 'tools'))
@@ -24,7 +25,7 @@ import export_onnx as tool  # noqa: E402
 STAGES = dict(type='CPMHead', num_stages=1)
 
 
-def model_config(head: dict | None = None, **decoder: str) -> dict:
+def model_config(head: dict | None = None, **decoder: object) -> dict:
     cfg = Config.fromfile(DEMO).model.to_dict()
     cfg['head']['decoder'].update(decoder)
     if head is not None:
@@ -84,8 +85,8 @@ def test_graph_says_what_the_model_predicts(exported: tuple[tool.Exportable, Pat
 
 
 @pytest.mark.parametrize('cfg', [
-    model_config(supplier='relu', alignment='udp'), model_config(supplier='softmax', alignment='msra', score='max'),
-    model_config(head=STAGES)], ids=['relu-udp', 'softmax-msra-max', 'stages'])
+    model_config(supplier='relu', alignment='udp', blur=0), model_config(supplier='softmax', alignment='msra', score='max', blur=1.5),
+    model_config(head=STAGES)], ids=['relu-udp-square', 'softmax-msra-max-blur', 'stages'])
 def test_other_rules_and_heads(cfg: dict, tmp_path: Path) -> None:
     module = lively(cfg)
     tool.export(module, (96, 128), tmp_path / 'model.onnx')
@@ -94,7 +95,9 @@ def test_other_rules_and_heads(cfg: dict, tmp_path: Path) -> None:
 
 def test_a_changed_graph_is_noticed(exported: tuple[tool.Exportable, Path]) -> None:
     module, path = exported
-    other = lively(dict(model_config(supplier='softmax')))
+    rule = dict(type='softmax', sharpness=2.0)
+    assert build_supplier(rule) != module.model.head.decoder.decoder.supplier
+    other = lively(model_config(supplier=rule))
     other.load_state_dict(module.state_dict())
     assert tool.compare(other, path, tool.random_crops(8, (96, 128), [])).pixels > 1e-2
 
@@ -104,3 +107,12 @@ def test_gaussian_decoder_is_refused_with_the_way_out() -> None:
     cfg['head']['decoder'] = dict(type='MSRAHeatmap', input_size=(96, 128), heatmap_size=(24, 32), sigma=1)
     with pytest.raises(ValueError, match='must be SubPixelDecoder'):
         tool.Exportable(MODELS.build(cfg))
+
+
+def test_joints_that_rounding_decides_are_told_from_others() -> None:
+    decoder = tool.Exportable(MODELS.build(model_config(supplier='relu', blur=0))).model.head.decoder
+    maps = torch.zeros(1, 17, 32, 24)
+    maps[..., 5, 6] = 1  # one place
+    maps[:, 3, 20, 15] = 1  # and a second that is as good
+    maps[:, 4, 20, 15] = 0.999  # and a second that is not
+    assert tool.decided_by_rounding(decoder, maps)[0].nonzero().flatten().tolist() == [3]

@@ -96,6 +96,17 @@ def test_video_file(inferencer: MMPoseInferencer, trained: tuple[str, str, Path]
     assert int(drawn.get(cv2.CAP_PROP_FRAME_COUNT)) == FRAMES
 
 
+def test_photographs(inferencer: MMPoseInferencer, shared_data: Path, tmp_path: Path) -> None:
+    """COCO's sample pictures are read, drawn on and answered; where the joints come to lie is not what two steps teach."""
+    folder = shared_data / 'coco_sample'
+    said = list(inferencer(str(folder), vis_out_dir=str(tmp_path)))
+    assert len(said) == len(pictures(folder)) > 0
+    for path, each in zip(pictures(folder), said, strict=True):
+        picture, drawn = cv2.imread(str(path)), cv2.imread(str(tmp_path / path.name))
+        assert drawn.shape == picture.shape and (drawn != picture).any()
+        check(each['predictions'][0], picture.shape)
+
+
 def test_checkpoint_needs_the_safe_loader_only(trained: tuple[str, str, Path]) -> None:
     """What inference loads is loaded without running any code from the file."""
     saved = torch.load(trained[1], map_location='cpu', weights_only=True)

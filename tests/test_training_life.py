@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -20,7 +21,7 @@ from mmengine.runner import Runner  # noqa: E402
 from mmpose.registry import MODELS  # noqa: E402
 from mmpose.utils import register_all_modules  # noqa: E402
 
-from hdm_mmpose.components import EMDHeatmapLoss, SubPixelDecoder  # noqa: E402
+from hdm_mmpose.components import EMDHeatmapLoss, SubPixelDecoder, TransportMonitorHook  # noqa: E402
 from tests.synthetic_samples import samples  # noqa: E402
 from tests.tiny_training import RECIPE, by_iterations, draw, loss_curve, scalars, tiny_config, train  # noqa: E402
 
@@ -93,6 +94,23 @@ def test_compiled_training_has_the_same_losses(backend: str, data: Path, tmp_pat
         curves.append([line['loss'] for line in scalars(tmp_path / name)])
         assert all('transport_px' in line for line in scalars(tmp_path / name))
     assert len(curves[0]) == 3 and curves[1] == pytest.approx(curves[0], rel=1e-3)
+
+
+@needs_cuda
+def test_no_step_waits_for_the_device() -> None:
+    """Loss, gradient and the hook that watches, between two lines of the log."""
+    loss, hook = EMDHeatmapLoss(backend='torch').cuda(), TransportMonitorHook(interval=10)
+    runner = SimpleNamespace(model=torch.nn.Sequential(loss), hooks=[], train_dataloader=[None] * 100)
+    hook.before_train(runner)
+    maps, dots = torch.randn(2, 17, 16, 12, device='cuda', requires_grad=True), torch.rand(2, 17, 2, device='cuda') * 11
+    weights = torch.ones(2, 17, device='cuda')
+    torch.cuda.set_sync_debug_mode('error')
+    try:
+        loss(maps, dots, weights).backward()
+        hook.after_train_iter(runner, 0)
+    finally:
+        torch.cuda.set_sync_debug_mode('default')
+    assert maps.grad.isfinite().all() and maps.grad.abs().sum() > 0
 
 
 def test_deterministic_runs_are_equal_to_the_last_bit(data: Path, tmp_path: Path) -> None:

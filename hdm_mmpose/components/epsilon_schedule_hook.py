@@ -6,7 +6,6 @@ import dataclasses
 import math
 
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 from mmpose.registry import HOOKS
 
@@ -45,10 +44,9 @@ class EpsilonScheduleHook(Hook):
 
     def before_train(self, runner: Runner) -> None:
         """Find the losses."""
-        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
-        self._losses = [module for module in model.modules() if isinstance(module, EMDHeatmapLoss)]
+        self._losses = [module for module in runner.model.modules() if isinstance(module, EMDHeatmapLoss)]
         if not self._losses:
-            raise ValueError('EpsilonScheduleHook needs a model with EMDHeatmapLoss, got one without')
+            raise ValueError('EpsilonScheduleHook needs a model with EMDHeatmapLoss, got one without: remove the hook')
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: dict | None = None) -> None:
         """Set this iteration's epsilon."""

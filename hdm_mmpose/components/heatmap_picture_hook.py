@@ -63,7 +63,6 @@ class HeatmapPictureHook(Hook):
         tiles = draw_tiles(pictures, step, self._loss.options.supplier)
         runner.visualizer.add_image(self.name, np.concatenate(tiles, axis=1), step=runner.iter + 1)
 
-
     def after_train(self, runner: Runner) -> None:
         """Let go of the last step."""
         if self._loss is not None:

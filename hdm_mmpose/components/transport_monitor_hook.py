@@ -88,7 +88,8 @@ def measure(step: LastStep, options: EMDOptions, width: int | None) -> Tensor:
     """
     counts = step.counts.flatten()
     maps, dots = step.heatmaps.flatten(0, 1), step.dots.flatten(0, 1)
-    distance = emd(maps, dots, dataclasses.replace(options, ground_distance=Euclidean())).cost
+    plain = dataclasses.replace(options, ground_distance=Euclidean(), unbiased=False)  # unbiased demanders are not the dot
+    distance = emd(maps, dots, plain).cost
     cell = width / maps.shape[-1] if width else 1
     rows = [torch.ones_like(distance), distance * cell, options.supplier.is_empty(maps)]
     sums = [torch.where(counts, row, 0).double().sum() for row in rows]

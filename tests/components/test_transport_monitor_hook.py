@@ -42,7 +42,8 @@ def test_distance_is_what_mass_travels_in_input_pixels() -> None:
 def test_distance_does_not_depend_on_what_is_minimised() -> None:
     maps, dots = torch.randn(2, 3, HEIGHT, WIDTH), torch.rand(2, 3, 2) * 8
     measured = []
-    for options in (dict(), dict(ground_distance=dict(type='saturated', scale=1.5), cross_entropy_weight=2.0, loss_weight=9.0)):
+    for options in (dict(unbiased=True), dict(
+            unbiased=False, ground_distance=dict(type='saturated', scale=1.5), cross_entropy_weight=2.0, loss_weight=9.0)):
         loss = EMDHeatmapLoss(epsilon=0.25, potential='product', **options)
         measured.append(module.measure(step_of(loss, maps, dots), loss.options, WIDTH * STRIDE))
     assert measured[0][1] == measured[1][1]

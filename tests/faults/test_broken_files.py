@@ -136,7 +136,10 @@ def test_unreadable_picture(size: int, data: Path, tmp_path: Path, saw: Callable
     path.write_bytes(content[:size])
     happened = outcome(data, tmp_path / 'run')
     assert path.name in happened or happened == 'trained', happened  # OpenCV fills what is missing of a readable header with grey
-    saw(f'a JPEG cut off after {size} bytes', 'an error that names the file, or what is readable of it', short(happened))
+    named = found(data, tmp_path / 'run')
+    assert ('1 of 12 pictures' in named and path.name in named) == (size == 0), named  # files are not opened
+    saw(f'a JPEG cut off after {size} bytes', 'an error that names the file, or what is readable of it',
+        f'training: {short(happened)}; `check --data`: {short(named) or "nothing, pictures are not opened"}')
 
 
 @pytest.mark.parametrize('share', [0.0, 0.5, 0.99])

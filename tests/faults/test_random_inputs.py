@@ -25,6 +25,7 @@ OPTIONS = dict(
     reduction=['mean', 'sum', 'none', 'max'],
     loss_weight=[1.0, 0.0, 30.0, -1.0],
     cross_entropy_weight=[0.0, 0.5, -2.0],
+    cross_entropy_blur=[0.0, 1.0, 0.2, 40.0, -1.0, float('inf')],
     entropic_lambda=[None, 1, 0],
     cell_size=[None, 4],
 )
@@ -111,7 +112,8 @@ def decode(rng: np.random.Generator, maps: torch.Tensor, options: dict) -> None:
     stride = int(rng.integers(1, 9))
     try:
         decoder = SubPixelDecoder((width * stride, height * stride), (width, height), supplier=options['supplier'],
-                                  alignment=pick(rng, ['center', 'udp', 'msra', 'corner']), score=pick(rng, ['mass', 'max', 'sum']))
+                                  alignment=pick(rng, ['center', 'udp', 'msra', 'corner']), score=pick(rng, ['mass', 'max', 'sum']),
+                                  blur=pick(rng, [0, 1.0, 0.1, 40, -1, float('nan'), '1']))
         points, scores = decoder.batch_decode(maps.detach())
     except (ValueError, TypeError) as error:
         assert len(str(error)) > CLEAR and 'got' in str(error), error
