@@ -189,7 +189,8 @@ def test_cross_entropy_is_added():
 
 
 @pytest.mark.parametrize(('potential', 'supplier', 'unbiased', 'weight'), [
-    ('product', 'softmax', True, 0.5), ('shannon', 'softplus', False, 0.5), ('product', 'relu', True, 0.0), ('sharp', 'relu_surrogate', False, 0.0)])
+    ('product', 'softmax', True, 0.5), ('shannon', 'softplus', False, 0.5), ('product', 'relu', True, 0.0),
+    ('sharp', 'relu_surrogate', False, 0.0)])
 def test_defaults_follow_what_exists(potential, supplier, unbiased, weight):
     """Unbiased demanders where there are any, a cross-entropy where it is finite."""
     loss = EMDHeatmapLoss(potential=potential, supplier=supplier)
