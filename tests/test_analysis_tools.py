@@ -89,6 +89,12 @@ def test_summary_by_hand():
         loss_vs_metric.summary({1: (1, 1), 2: (2, 2)})
 
 
+def test_numbers_that_would_cover_each_other_are_left_out():
+    epochs = {1: (0, 0), 2: (5, 0), 3: (20, 0), 4: (30, 0), 5: (40, 0)}
+    assert loss_vs_metric.apart(epochs, lambda place: place) == [1, 5, 3]
+    assert loss_vs_metric.apart({1: (0, 0), 2: (1, 0)}, lambda place: place) == [1]
+
+
 def test_a_repeated_epoch_counts_as_it_was_last(tmp_path):
     for name, value in (('20260101_000000', 1.0), ('20260102_000000', 2.0)):
         (tmp_path / name / 'vis_data').mkdir(parents=True)
@@ -110,7 +116,7 @@ def test_heatmaps_are_drawn_for_the_joints_chosen_by_error(trained, tmp_path):
     picture = cv2.imread(str(tmp_path / 'heatmaps_improved.png'))
     assert picture.shape[0] > 600 and picture.std() > 10
     numbers = json.loads((tmp_path / 'heatmaps_improved.json').read_text())
-    codec = DotAnnotationCodec((96, 128), (24, 32), alignment='center', supplier='softplus')
+    codec = DotAnnotationCodec((96, 128), (24, 32), alignment='center', supplier='softmax')
     for each, entry in zip(chosen, numbers, strict=True):
         assert [prediction['model'] for prediction in entry['predictions']] == ['Gaussian', 'ours']
         for prediction in each.predictions:
@@ -118,6 +124,11 @@ def test_heatmaps_are_drawn_for_the_joints_chosen_by_error(trained, tmp_path):
             assert prediction.pixels == pytest.approx(np.linalg.norm(np.subtract(prediction.point, each.truth)))
         left, top, right, bottom = each.crop
         point = codec.decode(each.predictions[1].heatmap[None])[0][0, 0]
+        # stride 4; cell centres lie in the middle of their 4 x 4 pixels in 'center', on their first pixel in MMPose's own
+        np.testing.assert_allclose(each.predictions[1].cells[1], (point + 0.5) / 4 - 0.5, atol=1e-3)
+        for prediction, offset in zip(each.predictions, (0, 0.5), strict=True):
+            truth = (np.array(each.truth) - (left, top)) / (right - left, bottom - top) * (96, 128)
+            np.testing.assert_allclose(prediction.cells[0], (truth + offset) / 4 - offset, atol=1e-3)
         place = point / (96, 128) * (right - left, bottom - top) + (left, top)
         np.testing.assert_allclose(place, each.predictions[1].point, atol=0.01)
 
@@ -131,6 +142,14 @@ def test_choices_by_hand():
     found = [joint(0, .5, .1), joint(0, .9, .4), joint(1, .3, .3), joint(2, .1, .8), joint(3, .2, .2), joint(4, .6, .5)]
     chosen = {how: [found.index(each) for each in compare_heatmaps.choose(found, how, 3)] for how in compare_heatmaps.CHOICES}
     assert chosen == {'improved': [1, 5, 2], 'worst': [3, 5, 1], 'typical': [3, 1, 4]}
+
+
+def test_overall_says_how_all_joints_are():
+    found = [joint(0, 1, 2), joint(0, 5, 3), joint(1, 4, 4)]
+    for each in found:
+        for prediction in each.predictions:
+            prediction.pixels = 10 * prediction.relative
+    assert compare_heatmaps.overall(found) == 'median errors over all: 40.00 and 30.00 px, the second is nearer on 33%'
 
 
 def test_an_unknown_joint_is_refused(trained, tmp_path):

@@ -85,19 +85,20 @@ def test_figures_are_the_papers(rows, row):
     assert rows.rows[row].paper == tuple(None if figure == '-' else float(figure) for figure in TYPED[row].split())
 
 
-def paper_tables() -> dict[str, list[tuple[float | None, ...]]]:
-    """The figures of every table of the paper and its supplement, row by row, from their text."""
+def paper_tables() -> dict[str, list[tuple[tuple[str, ...], tuple[float | None, ...]]]]:
+    """Labels and figures of every table of the paper and its supplement, row by row, from their text."""
     found: dict[str, list] = {}
     for file, prefix in (('hdm_paper.txt', 'table'), ('hdm_supplement.txt', 'supplement-table')):
         table = ''
         for line in (PAPER / file).read_text().splitlines():
             start = re.match(r'Table (\d):', line)
             table = f'{prefix}{start.group(1)}' if start else table
-            cells = [re.sub(r'\(.*\)', '', cell) for cell in line.split('\t')]
+            cells = [re.sub(r'\(.\d\.\d\)', '', cell) for cell in line.split('\t')]  # without the gain, as (↑1.7)
             count = 8 if table == 'table3' else 6
             figures = cells[-count:]
             if len(cells) > count and all(re.fullmatch(r'\d\d\.\d|-', cell) for cell in figures):
-                found.setdefault(table, []).append(tuple(None if cell == '-' else float(cell) for cell in figures))
+                labels = tuple(re.sub(r'\[\d+\]', '', cell).replace('×', 'x') for cell in cells[:-count])
+                found.setdefault(table, []).append((labels, tuple(None if cell == '-' else float(cell) for cell in figures)))
     return found
 
 
@@ -107,7 +108,12 @@ def test_every_table_of_the_paper_is_here_row_by_row(rows):
     assert {name: len(lines) for name, lines in tables.items()} == {
         'table1': 17, 'table2': 20, 'table3': 14, 'table4': 3, 'table5': 4, 'supplement-table1': 3}
     for table, lines in tables.items():
-        assert [row.paper for row in rows.rows.values() if row.table == table] == lines
+        of_table = [row for row in rows.rows.values() if row.table == table]
+        for row, (labels, figures) in zip(of_table, lines, strict=True):
+            assert row.paper == figures, row.id
+            # Tables 1 to 3 print venue, backbone and size; the others only a method
+            own = (row.method, row.venue, row.backbone, row.input) if len(labels) > 1 else (row.method.replace(' (', '('),)
+            assert own == tuple('' if label == '-' else label for label in labels), row.id
 
 
 def test_every_row_that_can_be_trained_names_a_config_that_exists(rows):
@@ -145,14 +151,29 @@ def test_list_shows_every_row(rows):
     ({'paper': [1.0]}, 'must hold 6 figures'),
     ({'notes': ['nothing']}, 'must exist in the manifest'),
     ({'launch': None}, 'must say how it is launched'),
+    ({'method': ''}, r"missing are \['method'\]"),
 ])
 def test_a_manifest_that_does_not_fit_is_refused(tmp_path, change, message):
     with pytest.raises(ValueError, match=message):
         small_manifest(tmp_path, [{'id': 'a'} | change])
 
 
-def test_unknown_row_is_named():
-    assert "got 'table7'" in cli('run', 'table7', '--dry-run', code=2)
+@pytest.mark.parametrize(('text', 'message'), [
+    (None, 'No such file'), ('rows: [', 'must be YAML'), ('', 'must hold the sections paper'), ('rows: []', 'missing are paper, boxes'),
+])
+def test_a_file_that_is_no_manifest_is_refused_without_a_traceback(tmp_path, text, message):
+    path = tmp_path / 'manifest.yml'
+    if text is not None:
+        path.write_text(text)
+    told = cli('--manifest', path, 'list', code=2)
+    assert told.startswith('error: ') and str(path) in told and message in told
+
+
+def test_unknown_row_is_named_with_the_nearest():
+    told = cli('list', 'Table1-hrnet-w48-our', code=2)
+    assert "got 'Table1-hrnet-w48-our'; nearest are table1-hrnet-w48-ours, " in told
+    assert "got 'table7'; nearest are " in cli('run', 'table7', '--dry-run', code=2)
+    assert 'all are shown by `list`' in cli('list', '', code=2)
     assert "--boxes must be one of ap56, ap65, got 'ap1'" in cli('run', 'table1-res152', '--boxes', 'ap1', code=2)
 
 
@@ -217,6 +238,21 @@ def test_command_on_one_process_and_for_test_dev(tmp_path):
 def test_an_impossible_number_of_gpus_is_refused(tmp_path):
     text = cli('--work-dirs', tmp_path, 'run', 'table1-hrnet-w48', '--gpus', 3, '--dry-run', code=1)
     assert 'must divide the total batch of the recipe, 256 (8 x 32), got 3 x 32' in text
+
+
+@pytest.mark.parametrize(('words', 'message'), [
+    (['--gpus', -1], '--gpus must be 0 or more, got -1'),
+    (['--gpus', 8, '--batch', -4], '--batch must be 0 or more, got -4'),
+    (['--gpus', 8, '--seeds', 1, -3], '--seeds must be 0 or more, got -3'),
+    (['--slurm', 'gpu', '--slurm-gpus', 0], '--slurm-gpus must be 1 or more, got 0'),
+])
+def test_numbers_that_make_no_sense_are_refused(tmp_path, words, message):
+    assert message in cli('--work-dirs', tmp_path, 'run', 'table1-hrnet-w48', '--dry-run', *words, code=2)
+
+
+def test_a_seed_named_twice_is_run_once(tmp_path):
+    lines = dry('table1-hrnet-w48', '--gpus', 8, '--seeds', 2, 2, 1, tmp_path=tmp_path)
+    assert [re.findall(r'/seed-(\d) --resume', line) for line in lines[::2]] == [['2'], ['1']]
 
 
 def test_a_figure_runs_the_rows_it_is_made_from_first(tmp_path):
@@ -335,6 +371,39 @@ def test_a_row_that_runs_elsewhere_is_left_alone(tmp_path, fake_tools):
     state.write(folder, {'train': state.started(['x'], folder / 'train.log') | {'pid': os.getpid()}})
     failures = run_rows(known, tmp_path / 'work', 'one')
     assert f'running already, process {os.getpid()}' in failures['one seed 0']
+    assert not run_rows(known, tmp_path / 'work', 'one', take_over=True)
+    assert state.read(folder)['train']['status'] == 'done'
+
+
+EARLIER = '$ python train.py\nValueError: of the run before\n$ python train.py --resume\n'
+
+
+@pytest.mark.parametrize(('log', 'reason'), [
+    ('$ python train.py\n', 'no output'),
+    (EARLIER, 'no output'),
+    (EARLIER + 'epoch 1\nKilled\n\n', 'Killed'),
+    (EARLIER + '  File "a.py", line 3\ntorch.OutOfMemoryError: CUDA out of memory.\n  see its pages\n', 'torch.OutOfMemoryError: CUDA'),
+    # two processes under torchrun, whose own words come last
+    (EARLIER + '[rank1]: ValueError: epsilon must be positive\nE1 failed (exitcode: 1)\n'
+     'torch.distributed.elastic.multiprocessing.errors.ChildFailedError: \n=====\n', 'ValueError: epsilon must be positive'),
+    (EARLIER + 'The data this config reads is not there:\n  data/mpii/ (folder)\n  a.json\n(relative paths are looked for in /)\n',
+     'its data is not there: data/mpii/ (folder), a.json; `check` says'),
+])
+def test_reason_of_a_failure_is_what_helps(log, reason):
+    assert runner.reason(log).startswith(reason)
+
+
+def test_absent_data_is_said_as_the_launcher_says_it():
+    launcher = (REPOSITORY / 'tools' / 'launcher.py').read_text()
+    assert f'"{runner.ABSENT_DATA}\\n{{listed}}' in launcher
+
+
+def test_a_damaged_state_is_named(tmp_path, rows):
+    folder = state.work_dir(tmp_path, rows.rows['table1-res152'], 0)
+    folder.mkdir(parents=True)
+    (folder / 'state.json').write_text('{"train": {"stat')
+    for command in ('status', 'report'):
+        assert f'error: {folder}/state.json is damaged' in cli('--work-dirs', tmp_path, command, code=2)
 
 
 def test_status_says_how_far_a_row_is(tmp_path, rows):
@@ -378,6 +447,22 @@ def test_report_shows_paper_measurement_and_difference(rows, measured):
     names = [line.split('|')[2].strip() for line in lines[start:start + 4]]
     assert names == ['paper', 'MMPose publishes', 'measured', 'difference']
     assert lines[start + 3].split('|')[3].strip() == '-0.6'  # 89.0 as printed minus 89.6
+
+
+def test_a_folder_put_aside_is_not_reported(rows, measured):
+    folder = state.work_dir(measured, rows.rows['table3-res152'], 0)
+    folder.rename(folder.with_name('seed-0-old'))
+    assert not report.measure(rows, measured, rows.rows['table3-res152'], 'ap56').figures
+
+
+def test_a_reader_that_leaves_is_no_fault():
+    done = subprocess.run(f'{sys.executable} {TOOL} report | head -n 1', shell=True, capture_output=True, text=True, check=True)
+    assert done.stdout.startswith('# Heatmap Distribution Matching') and not done.stderr
+
+
+def test_a_report_that_cannot_be_written_is_no_traceback(tmp_path):
+    told = cli('report', '--markdown', tmp_path / 'nowhere' / 'report.md', code=2)
+    assert told.startswith('error: ') and 'nowhere' in told
 
 
 def test_empty_cells_stay_empty(rows, tmp_path):
@@ -437,6 +522,8 @@ def test_the_servers_answer_can_be_entered(tmp_path, rows):
     row = 'table2-hrnet-w48-ours'
     figures = ['--figures', 77, 93, 84, 73, 83, 82]
     assert 'must have been run first' in cli('--work-dirs', tmp_path, 'record', row, *figures, code=2)
+    for wrong in ([.77, .93, .84, .73, .83, .82], [770, 93, 84, 73, 83, 82], ['nan', 93, 84, 73, 83, 82]):
+        assert '--figures must be in percent' in cli('--work-dirs', tmp_path, 'record', row, '--figures', *wrong, code=2)
     folder = state.work_dir(tmp_path, rows.rows[row], 0)
     state.write(folder, {'evaluations': {'coco-test-dev': {'status': 'done'}}})
     cli('--work-dirs', tmp_path, 'record', row, *figures)
@@ -469,14 +556,28 @@ def test_check_counts_pictures_against_the_annotations(tmp_path):
     assert any('mpii_gt_val.mat' in fault for fault in faults)
 
 
+def test_check_names_files_whose_download_ended_early(tmp_path):
+    root = tmp_path / 'data' / 'coco'
+    boxes = root / 'person_detection_results' / 'COCO_val2017_detections_AP_H_56_person.json'
+    for path in (root / 'annotations' / 'person_keypoints_train2017.json', boxes):
+        path.parent.mkdir(parents=True)
+        path.write_text('[{"bbox": [1, 2')
+    (root / 'annotations' / 'person_keypoints_val2017.json').write_text('{"message": "not found"}')
+    known = manifest.load(REPOSITORY / 'configs' / 'manifest.yml', tmp_path)
+    faults = [fault for fault in data_check.missing(known, [known.rows['table1-res152']]) if 'config of a row' not in fault]
+    assert [fault.partition(': ')[2].partition(' (')[0].partition(',')[0] for fault in faults] == [
+        'cannot be read', 'lists 0 pictures', 'cannot be read']
+
+
 def test_check_names_backbones_and_packages(tmp_path, monkeypatch, rows):
     monkeypatch.setenv('TORCH_HOME', str(tmp_path))
     backbone, = data_check._config_faults(rows.config_path(rows.rows['table1-hrnet-w48'].config))
     assert backbone.startswith(f'{tmp_path}/hub/checkpoints/hrnet_w48-8ef0771d.pth')
     backbone, = data_check._config_faults(rows.config_path(rows.rows['table1-res152'].config))
     assert 'resnet152' in backbone and 'https://download.pytorch.org/' in backbone
+    assert set(data_check.PACKAGES.values()) <= set(re.findall(r'^\S+', (REPOSITORY / 'constraints.txt').read_text(), re.MULTILINE))
     monkeypatch.setattr('importlib.util.find_spec', lambda name: None)
-    assert any('mmpretrain (Python package)' in fault for fault in data_check._config_faults(
+    assert any('mmpretrain (Python package): mmpretrain==1.2.0' in fault for fault in data_check._config_faults(
         rows.config_path(rows.rows['beyond-vitpose-b-hdm'].config)))
 
 

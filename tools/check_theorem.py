@@ -138,7 +138,7 @@ def table(report: dict) -> str:
     lines = [f'{"case":20} {"R(dot)":>12} {"right side":>12} {"difference":>12} {"2 E gap":>12}']
     for case, values in report.items():
         numbers = (values['left'], values['right'], values['difference'], values['expected_difference'])
-        lines.append(f'{case:20} ' + ' '.join(f'{number:12.6f}' for number in numbers))
+        lines.append(f'{case:20} ' + ' '.join(f'{round(number, 6) + 0:12.6f}' for number in numbers))  # no -0.000000
     lines += [f'{case}: {text}' for case, text in CASES.items()]
     joints = next(iter(report.values()))['joints']
     lines.append(f'means over {joints:.0f} joints; per joint, not summed over the joints of a person')

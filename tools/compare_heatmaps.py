@@ -3,7 +3,8 @@
 
 Both models predict the annotated persons of the first one's validation set, as they do in testing (flip test included). Joints
 are chosen by error, one per person: where the second model improves most on the first, where it is worst, or spread evenly
-over its errors. Errors are compared in parts of the person's size, the longer side of its box, and printed in pixels.
+over its ranked errors, from the largest to the smallest. Errors are compared in parts of the person's size, the longer side of
+its box, and printed in pixels. Since drawn joints are chosen, the picture also says how both models do on all of them.
 
     python tools/compare_heatmaps.py WORK_DIR_BASELINE WORK_DIR_OURS --choose improved --number 4 --out FOLDER
 """
@@ -20,8 +21,15 @@ from trained_model import add_arguments, annotated_dataset, load, title_of
 CHOICES = {
     'improved': 'joints where the second model improves most on the first',
     'worst': 'joints where the second model is worst',
-    'typical': 'joints spread evenly over the errors of the second model',
+    'typical': 'joints spread evenly over the ranked errors of the second model',
 }
+
+ANNOTATED = {'marker': '+', 'color': 'green', 'markersize': 15, 'markeredgewidth': 2}
+MARKS = (
+    {'marker': 'x', 'color': 'red', 'markersize': 9, 'markeredgewidth': 1.5},
+    {'marker': 'o', 'color': 'blue', 'markersize': 10, 'markeredgewidth': 1.5},
+)
+THIN = {'color': 'cyan', 'markersize': 12, 'markeredgewidth': 0.8}  # on a heatmap, which it must not hide
 
 
 @dataclass
@@ -29,6 +37,7 @@ class Prediction:
     """One model's answer for one joint: place and error in pixels of the picture, error in parts of the person's size.
 
     ``heatmap`` is the network's, ``shown`` what its decoder reads: the share of mass per cell where it has a supplier rule.
+    ``cells`` are the annotated and the predicted place in this heatmap.
     """
 
     point: tuple[float, float]
@@ -37,6 +46,7 @@ class Prediction:
     heatmap: object = field(default=None, repr=False)
     shown: object = field(default=None, repr=False)
     unit: str = 'heatmap value'
+    cells: tuple[tuple[float, ...], ...] = ()
 
 
 @dataclass
@@ -67,7 +77,7 @@ def main(argv: list[str] | None = None) -> list[Joint]:
     attach_heatmaps(chosen, [model for model, _ in models], datasets)
     args.out.mkdir(parents=True, exist_ok=True)
     path = args.out / f'heatmaps_{args.choose}.png'
-    draw(chosen, titles, path, f'{CHOICES[args.choose].capitalize()}, of {len(found)} annotated joints')
+    draw(chosen, titles, path, f'{CHOICES[args.choose].capitalize()}, of {len(found)} annotated joints; {overall(found)}')
     write_numbers(chosen, titles, path.with_suffix('.json'))
     print(f'written to {path}')
     return chosen
@@ -138,13 +148,26 @@ def choose(found: list[Joint], how: str, number: int) -> list[Joint]:
     error = {'improved': lambda each: each.predictions[0].relative - each.predictions[1].relative}.get(
         how, lambda each: each.predictions[1].relative
     )
-    persons: dict[int, Joint] = {}
-    for each in sorted(found, key=error, reverse=True):
-        persons.setdefault(each.index, each)
-    ordered = list(persons.values())
-    if how == 'typical' and len(ordered) > number:
-        return [ordered[round(place * (len(ordered) - 1) / max(number - 1, 1))] for place in range(number)]
-    return ordered[:number]
+    ranked = sorted(found, key=error, reverse=True)
+    last = len(ranked) - 1
+    wanted = [round(place * last / max(number - 1, 1)) for place in range(number)] if how == 'typical' else [0] * number
+    chosen: dict[int, Joint] = {}
+    for rank in wanted:
+        free = [place for place, each in enumerate(ranked) if each.index not in chosen]
+        if free:
+            nearest = ranked[min(free, key=lambda place: abs(place - rank))]
+            chosen[nearest.index] = nearest
+    return list(chosen.values())
+
+
+def overall(found: list[Joint]) -> str:
+    """How both models do on all joints, in words."""
+    import numpy as np
+
+    errors = np.array([[prediction.pixels for prediction in each.predictions] for each in found])
+    first, second = np.median(errors, axis=0)
+    nearer = (errors[:, 1] < errors[:, 0]).mean()
+    return f'median errors over all: {first:.2f} and {second:.2f} px, the second is nearer on {nearer:.0%}'
 
 
 def attach_heatmaps(chosen: list[Joint], models: list, datasets: list) -> None:
@@ -155,8 +178,22 @@ def attach_heatmaps(chosen: list[Joint], models: list, datasets: list) -> None:
             decoder = getattr(model.head.decoder, 'decoder', model.head.decoder)
             supplier = getattr(decoder, 'supplier', None)
             prediction.heatmap = prediction.shown = heatmap.numpy()
+            prediction.cells = in_cells(model.head.decoder, each.crop, (each.truth, prediction.point))
             if supplier is not None:
                 prediction.shown, prediction.unit = supplier(heatmap).numpy(), 'share of mass'
+
+
+def in_cells(decoder, crop: tuple[float, ...], points: tuple) -> tuple[tuple[float, ...], ...]:
+    """Places in the picture as places in the heatmap, as the decoder's alignment has them; (x, y) both."""
+    import numpy as np
+
+    from hdm_mmpose.components.alignment import Alignment
+    from hdm_mmpose.components.validation_loss_hook import decoder_alignment
+
+    left, top, right, bottom = crop
+    in_input = (np.array(points) - (left, top)) / (right - left, bottom - top) * decoder.input_size
+    cells = Alignment(decoder_alignment(decoder), decoder.input_size, decoder.heatmap_size).to_cells(in_input)
+    return tuple(tuple(map(float, cell)) for cell in cells)
 
 
 def draw(chosen: list[Joint], titles: list[str], path: Path, headline: str) -> None:
@@ -167,11 +204,15 @@ def draw(chosen: list[Joint], titles: list[str], path: Path, headline: str) -> N
     from matplotlib import pyplot
 
     figure, axes = pyplot.subplots(len(chosen), 3, figsize=(11, 4 * len(chosen)), squeeze=False, layout='constrained')
-    figure.suptitle(headline)
+    figure.suptitle(headline.replace('; ', '\n'), fontsize=11)
     for row, each in zip(axes, chosen, strict=True):
         _draw_person(row[0], each, titles)
-        for axis, title, prediction in zip(row[1:], titles, each.predictions, strict=True):
-            image = axis.imshow(prediction.shown, cmap='viridis', interpolation='nearest')
+        for axis, title, prediction, mark in zip(row[1:], titles, each.predictions, MARKS, strict=True):
+            image = axis.imshow(prediction.shown, cmap='magma', interpolation='nearest')
+            across, down = prediction.cells[0]
+            axis.axvline(across, color='lime', linewidth=0.6)
+            axis.axhline(down, color='lime', linewidth=0.6)
+            axis.plot(*prediction.cells[1], linestyle='', markerfacecolor='none', **mark | THIN)
             figure.colorbar(image, ax=axis, shrink=0.8, label=f'{prediction.unit} per cell')
             place = '({:.1f}, {:.1f})'.format(*prediction.point)
             axis.set_title(f'{title}\n{place}, {prediction.pixels:.1f} px off', fontsize=9)
@@ -189,12 +230,18 @@ def _draw_person(axis, each: Joint, titles: list[str]) -> None:
     left, top, right, bottom = each.crop
     axis.set_xlim(max(left, 0), min(right, picture.shape[1] - 1))
     axis.set_ylim(min(bottom, picture.shape[0] - 1), max(top, 0))
-    axis.plot(*each.truth, marker='+', color='lime', markersize=14, markeredgewidth=2, linestyle='', label='annotated')
-    for title, prediction, mark, color in zip(titles, each.predictions, 'xo', ('red', 'cyan'), strict=True):
-        face = {'markerfacecolor': 'none'} if mark == 'o' else {}
-        axis.plot(*prediction.point, marker=mark, color=color, markersize=9, linestyle='', label=title, **face)
-    axis.set_xlabel('pixels')
+    _mark(axis, each.truth, ANNOTATED, 'annotated (lines in the heatmaps)')
+    for title, prediction, mark in zip(titles, each.predictions, MARKS, strict=True):
+        _mark(axis, prediction.point, mark, title)
+    axis.set_xlabel('pixels of the picture')
     axis.set_title(f'{each.name}, annotated ({each.truth[0]:.1f}, {each.truth[1]:.1f})', fontsize=9)
+
+
+def _mark(axis, place: tuple[float, ...], mark: dict, label: str) -> None:
+    """Draw a mark in white and, thinner, in its colour: seen on every background."""
+    halo = mark | {'color': 'white', 'markeredgewidth': mark['markeredgewidth'] + 2}
+    axis.plot(*place, linestyle='', markerfacecolor='none', **halo)
+    axis.plot(*place, linestyle='', markerfacecolor='none', label=label, **mark)
 
 
 def write_numbers(chosen: list[Joint], titles: list[str], path: Path) -> None:

@@ -39,9 +39,18 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument('--gpus', type=int, default=8)
     parser.add_argument('--tflops', type=float, default=20, help='sustained speed of one GPU (default: 20)')
     args = parser.parse_args(argv)
+    if args.gpus < 1 or not args.tflops > 0:
+        parser.error(f'--gpus must be 1 or more and --tflops above 0, got {args.gpus} and {args.tflops:g}')
     make_plugin_importable()
     known = manifest.load(manifest.ROOT / 'configs' / 'manifest.yml')
-    rows = {_key(row): row for row in known.select(args.rows) if row.config and row.kind in ('baseline', 'beyond')}
+    try:
+        trained = [row for row in known.select(args.rows) if row.config]
+    except ValueError as error:
+        parser.error(str(error))
+    if not trained:
+        parser.error(f'rows must include one that a recipe trains, got {" ".join(args.rows)}')
+    # a network's rows cost the same: one line, from its baseline where that is among them
+    rows = {_key(row): row for row in trained if row.kind in ('baseline', 'beyond')} or {_key(row): row for row in trained}
     print(f'{args.gpus} GPUs, {args.tflops:g} TFLOP/s each (assumed)')
     print('| network | data | batch per GPU | GFLOP per picture | hours | GPU memory, GiB |\n|---|---|--:|--:|--:|--:|')
     for row in rows.values():

@@ -15,11 +15,14 @@ from pathlib import Path
 
 from trained_model import title_of
 
-LABELS = {'mse': 'MSE to Gaussian heatmaps (mean per cell)', 'emd': 'distribution matching loss (cells)'}
+LABELS = {
+    'mse': 'MSE to Gaussian heatmaps on the validation set (mean per cell)',
+    'emd': 'distribution matching loss on the validation set',
+}
 METRICS = {
     'PCK': 'PCKh@0.5 on the validation set (%)',
     'coco/AP': 'AP on the validation set',
-    'pixel/EPE': 'mean error on the validation set (pixels of the picture)',
+    'pixel/EPE': 'mean error, pixels of the picture (lower is better)',
 }
 
 
@@ -107,23 +110,41 @@ def draw(panels: dict, metric: str, path: Path) -> None:
     from matplotlib import pyplot
     from matplotlib.ticker import MaxNLocator
 
-    figure, axes = pyplot.subplots(1, len(panels), figsize=(6 * len(panels), 4.8), squeeze=False, layout='constrained')
+    size = (6 * len(panels), 4.8)
+    figure, axes = pyplot.subplots(1, len(panels), figsize=size, squeeze=False, sharey=True, layout='constrained')
     for axis, letter, (title, panel) in zip(axes[0], 'abcdefgh', panels.items(), strict=False):
         losses, metrics = zip(*panel['epochs'].values(), strict=True)
         axis.plot(losses, metrics, color='0.7', linewidth=1, zorder=1)
         points = axis.scatter(losses, metrics, c=list(panel['epochs']), cmap='viridis', s=28, zorder=2)
-        for epoch, place in zip(panel['epochs'], zip(losses, metrics, strict=True), strict=True):
-            axis.annotate(str(epoch), place, xytext=(4, 4), textcoords='offset points', fontsize=8)
         axis.set_xlabel(LABELS[panel['loss']])
         axis.set_ylabel(METRICS.get(metric, metric))
+        axis.yaxis.set_tick_params(labelleft=True)
+        axis.grid(color='0.9', linewidth=0.6)
+        axis.set_axisbelow(True)
         words = describe(panel).replace('; ', ';\n')
         axis.set_title(f'({letter}) {title}\n{words}', fontsize=9)
         axis.margins(0.08)
-        axis.locator_params(axis='x', nbins=4)
+        axis.locator_params(axis='x', nbins=6)
         axis.ticklabel_format(axis='x', useOffset=False)
         figure.colorbar(points, ax=axis, label='epoch', ticks=MaxNLocator(integer=True))
+    figure.canvas.draw()  # what lies near what is known only now
+    for axis, panel in zip(axes[0], panels.values(), strict=True):
+        for epoch in apart(panel['epochs'], axis.transData.transform):
+            axis.annotate(str(epoch), panel['epochs'][epoch], xytext=(4, 4), textcoords='offset points', fontsize=8)
     figure.savefig(path, dpi=150)
     pyplot.close(figure)
+
+
+def apart(epochs: dict, on_paper, distance: float = 18) -> list[int]:
+    """The epochs whose numbers fit beside their points: first and last, then those far enough from the ones before."""
+    from math import dist
+
+    places = {epoch: on_paper(place) for epoch, place in epochs.items()}
+    numbered: list[int] = []
+    for epoch in (min(places), max(places), *places):
+        if all(dist(places[epoch], places[other]) >= distance for other in numbered):
+            numbered.append(epoch)
+    return numbered
 
 
 if __name__ == '__main__':

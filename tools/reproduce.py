@@ -11,8 +11,10 @@
 from __future__ import annotations
 
 import argparse
+import os
 import signal
 import sys
+import warnings
 from pathlib import Path
 
 from launcher import make_plugin_importable
@@ -25,13 +27,23 @@ ROOT = manifest.ROOT
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run one command; returns the exit status: 0, 1 if something is missing or failed, 130 if interrupted."""
+    """Run one command; returns the exit status.
+
+    0; 1 if something is missing or failed; 2 if the command makes no sense; 130 if interrupted; 141 if the reader of the
+    output left.
+    """
     args = parser().parse_args(argv)
     make_plugin_importable()
+    warnings.filterwarnings('ignore', message='.*pkg_resources')  # mmengine imports it
     try:
         rows = manifest.load(args.manifest.resolve(), args.root.resolve())
-        return args.run(args, rows)
-    except ValueError as error:
+        status = args.run(args, rows)
+        sys.stdout.flush()
+        return status
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nothing more to flush at the end
+        return 141
+    except (ValueError, OSError) as error:
         print(f'error: {error}', file=sys.stderr)
         return 2
     except KeyboardInterrupt:
@@ -83,6 +95,7 @@ def _run_options(run: argparse.ArgumentParser) -> None:
     run.add_argument('--seeds', type=int, nargs='+', default=[0])
     run.add_argument('--checkpoint', choices=('best', 'last'), default='best', help='which one is evaluated')
     run.add_argument('--again', action='store_true', help='repeat evaluations and figures that are done')
+    run.add_argument('--take-over', action='store_true', help='go on with what another machine ran, which is gone')
     run.add_argument('--dry-run', action='store_true', help='print the commands and run nothing')
     run.add_argument('--cfg-options', nargs='+', default=[], help='further options for training')
 
@@ -124,11 +137,16 @@ def run_rows(args: argparse.Namespace, known: Manifest) -> int:
     _require_boxes(args, known)
     signal.signal(signal.SIGTERM, _interrupt)
     gpus = args.slurm_gpus if args.slurm else _visible_gpus() if args.gpus is None else args.gpus
-    if gpus < 0:
-        raise ValueError(f'--gpus must be 0 or more, got {gpus}')
+    for name, value, least in (
+        ('--slurm-gpus' if args.slurm else '--gpus', gpus, 1 if args.slurm else 0),
+        ('--batch', args.batch, 0),
+        ('--seeds', min(args.seeds), 0),
+    ):
+        if value < least:
+            raise ValueError(f'{name} must be {least} or more, got {value}')
     place = Place(gpus, args.slurm, args.batch, tuple(args.cfg_options), args.amp)
-    runner = Runner(known, _base(args), place, args.boxes, args.checkpoint, args.dry_run, args.again)
-    failures = runner.run(data_check.with_needed(known, _chosen(args, known)), args.seeds)
+    runner = Runner(known, _base(args), place, args.boxes, args.checkpoint, args.dry_run, args.again, args.take_over)
+    failures = runner.run(data_check.with_needed(known, _chosen(args, known)), list(dict.fromkeys(args.seeds)))
     for label, reason in failures.items():
         print(f'failed: {label}: {reason}')
     return 1 if failures else 0
@@ -202,6 +220,8 @@ def record(args: argparse.Namespace, known: Manifest) -> int:
         raise ValueError(f'record takes one row of Table 2, got {args.rows}')
     if len(args.figures) != len(table.columns):
         raise ValueError(f'--figures must be {len(table.columns)} numbers {table.columns}, got {len(args.figures)}')
+    if not all(0 <= figure <= 100 for figure in args.figures) or max(args.figures) <= 1:
+        raise ValueError(f'--figures must be in percent, from 0 to 100, got {args.figures}')
     folder = state.work_dir(_base(args), row, args.seed)
     known_state = state.read(folder)
     step = known_state.get('evaluations', {}).get(evaluation_name(table.evaluation, ''))

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from .manifest import Manifest, Row
 
+PACKAGES = {'mmpretrain': 'mmpretrain==1.2.0', 'albumentations': 'albumentations==1.3.1'}
 DATA_OF = {'coco-val': ['coco'], 'coco-test-dev': ['coco', 'coco-test-dev'], 'mpii-val': ['mpii']}
 
 
@@ -54,9 +55,11 @@ def _annotation_faults(root: Path, entry: dict, where: str) -> list[str]:
     path = root / entry['file']
     if not path.exists():
         return [f'{path}: {where}']
-    content = json.loads(path.read_text())
+    content, damage = _read_json(path)
+    if damage:
+        return [f'{path}: {damage}: {where}']
     if isinstance(content, dict):
-        pictures, wanted = {image['file_name'] for image in content['images']}, entry.get('images')
+        pictures, wanted = {image['file_name'] for image in content.get('images', [])}, entry.get('images')
         counted, unit = len(pictures), 'pictures'
     else:
         pictures, wanted = {person['image'] for person in content}, entry.get('persons')
@@ -73,7 +76,18 @@ def _annotation_faults(root: Path, entry: dict, where: str) -> list[str]:
 
 
 def _file_faults(path: Path, where: str) -> list[str]:
-    return [] if path.exists() else [f'{path}: {where}']
+    if not path.exists():
+        return [f'{path}: {where}']
+    damage = _read_json(path)[1] if path.suffix == '.json' else ''
+    return [f'{path}: {damage}: {where}'] if damage else []
+
+
+def _read_json(path: Path) -> tuple[object, str]:
+    """What a file holds, and what is wrong with it: a download may have ended early."""
+    try:
+        return json.loads(path.read_text()), ''
+    except (OSError, ValueError) as error:
+        return None, f'cannot be read ({error})'
 
 
 def _config_faults(path: Path) -> list[str]:
@@ -107,7 +121,7 @@ def _package_faults(config) -> list[str]:
         'albumentations': any(step['type'] == 'Albumentation' for step in config.train_dataloader.dataset.pipeline),
     }
     return [
-        f'{name} (Python package): python -m pip install {name}'
+        f'{name} (Python package): {PACKAGES[name]}, installed as docs/reproduce.md says'
         for name, needed in wanted.items()
         if needed and find_spec(name) is None
     ]

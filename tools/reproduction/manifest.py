@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import fnmatch
 from collections.abc import Iterable
 from dataclasses import dataclass, field, fields
@@ -10,6 +11,7 @@ from pathlib import Path
 import yaml
 
 ROOT = Path(__file__).resolve().parent.parent.parent
+SECTIONS = ('paper', 'boxes', 'evaluations', 'data', 'notes', 'tables', 'rows')
 KINDS = ('baseline', 'ours', 'comparison', 'control', 'beyond', 'figure')
 
 
@@ -85,7 +87,9 @@ class Manifest:
             found = [row for row in self.rows.values() if row.table == name or fnmatch.fnmatch(row.id, name)]
             if not found:
                 tables = ', '.join(self.tables)
-                raise ValueError(f'row must be an id, a pattern or a table ({tables}), got {name!r}; see `list`')
+                near = difflib.get_close_matches(name.lower(), [*self.rows, *self.tables], 3)
+                hint = f'nearest are {", ".join(near)}; all are shown by `list`' if near else 'all are shown by `list`'
+                raise ValueError(f'row must be an id, a pattern or a table ({tables}), got {name!r}; {hint}')
             chosen.update((row.id, row) for row in found)
         return list(chosen.values())
 
@@ -108,12 +112,12 @@ def load(path: Path, root: Path = ROOT) -> Manifest:
     Raises:
         ValueError: naming the row and field that do not fit.
     """
-    content = yaml.safe_load(path.read_text(encoding='utf-8'))
+    content = _read(path)
     tables = {
         name: Table(name, table['where'], table['title'], tuple(table['columns']), table['evaluation'])
         for name, table in content['tables'].items()
     }
-    sections = {name: content.get(name) or {} for name in ('paper', 'boxes', 'evaluations', 'data', 'notes')}
+    sections = {name: content[name] or {} for name in SECTIONS[:5]}
     manifest = Manifest(root=root, tables=tables, **sections)
     for entry in content['rows']:
         row = _row(entry)
@@ -125,11 +129,25 @@ def load(path: Path, root: Path = ROOT) -> Manifest:
     return manifest
 
 
+def _read(path: Path) -> dict:
+    try:
+        content = yaml.safe_load(path.read_text(encoding='utf-8'))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f'{path} must be YAML: {error}') from None
+    missing = [name for name in SECTIONS if not isinstance(content, dict) or name not in content]
+    if missing:
+        raise ValueError(f'{path} must hold the sections {", ".join(SECTIONS)}, missing are {", ".join(missing)}')
+    return content
+
+
 def _row(entry: dict) -> Row:
     known = {each.name for each in fields(Row)}
     unknown = sorted(set(entry) - known)
     if unknown:
         raise ValueError(f'row {entry.get("id")!r} must have fields among {sorted(known)}, got {unknown}')
+    absent = [name for name in ('id', 'table', 'kind', 'method') if not entry.get(name)]
+    if absent:
+        raise ValueError(f'row {entry.get("id")!r} must say its id, table, kind and method, missing are {absent}')
     values = {key: tuple(value) if isinstance(value, list) else value for key, value in entry.items()}
     if values.get('launch'):
         values['launch'] = Launch(**values['launch'])

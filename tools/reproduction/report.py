@@ -51,6 +51,8 @@ def measure(manifest: Manifest, base: Path, row: Row, boxes: str) -> Measurement
     name = evaluation_name(table.evaluation, boxes if table.evaluation == 'coco-val' else '')
     found = []
     for folder in sorted(state.work_dir(base, row, 0).parent.glob('seed-*')):
+        if not folder.name.removeprefix('seed-').isdecimal():
+            continue  # a folder that somebody put aside
         known = state.read(folder)
         result = known.get('evaluations', {}).get(name, {})
         if result.get('status') == state.DONE and result.get('metrics'):

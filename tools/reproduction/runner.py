@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -15,6 +17,10 @@ from pathlib import Path
 from . import commands, server_files, state
 from .commands import Command, Place
 from .manifest import Manifest, Row
+
+# as tools/launcher.py says it, with the paths in the indented lines below
+ABSENT_DATA = 'The data this config reads is not there:'
+EXCEPTION = re.compile(r'(\[rank\d+\]: ?)?(?P<text>(?P<name>[A-Za-z_][\w.]*(Error|Exception|Interrupt))(:.*)?)$')
 
 
 @dataclass
@@ -29,6 +35,7 @@ class Runner:
         checkpoint: ``best`` or ``last``, the one that is evaluated.
         dry: print commands instead of running them.
         again: repeat evaluations and figures that are done.
+        take_over: go on with what is marked as running, in a process that cannot be seen from here.
     """
 
     manifest: Manifest
@@ -38,6 +45,7 @@ class Runner:
     checkpoint: str = 'best'
     dry: bool = False
     again: bool = False
+    take_over: bool = False
     failures: dict[str, str] = field(default_factory=dict)
     _failed_folders: set[Path] = field(default_factory=set)
 
@@ -119,8 +127,9 @@ class Runner:
         if done and not (self.again and keys != ('train',)):
             print(f'[{row.id}] {keys[-1]}: done before')
             return
-        if before.get('status') == state.RUNNING:
-            raise StepFailed(f'{keys[-1]} is running already, process {before.get("pid")} on {before.get("host")}')
+        if before.get('status') == state.RUNNING and not self.take_over:
+            where = f'process {before.get("pid")} on {before.get("host")}'
+            raise StepFailed(f'{keys[-1]} is running already, {where}; if that is gone: run with --take-over')
         verb = 'continues' if before else 'starts'
         print(f'[{row.id}] {keys[-1]} {verb}, log in {folder / log}', flush=True)
         step = state.started(list(command.arguments), folder / log)
@@ -171,7 +180,7 @@ class Runner:
                 return
         step.update(status=state.FAILED if code else state.DONE, returncode=code, finished=time.time())
         if code:
-            step['reason'] = f'{_exit(code)}; {_last_line(log)} (see {log})'
+            step['reason'] = f'{_exit(code)}; {reason(log.read_text(errors="replace"))} (see {log})'
 
 
 class StepFailed(Exception):
@@ -218,6 +227,13 @@ def _exit(code: int) -> str:
     return f'ended by {signal.Signals(-code).name}' if code < 0 else f'exit status {code}'
 
 
-def _last_line(log: Path) -> str:
-    lines = [line.strip() for line in log.read_text(errors='replace').splitlines() if line.strip()]
-    return lines[-1] if lines else 'no output'
+def reason(log: str) -> str:
+    """Why the last command of a log failed: data that is not there, its last exception, or its last line."""
+    lines = [line for line in log.rpartition('\n$ ')[2].splitlines()[1:] if line.strip()]
+    if ABSENT_DATA in lines:
+        start = lines.index(ABSENT_DATA) + 1
+        named = [line.strip() for line in itertools.takewhile(lambda line: line.startswith(' '), lines[start:])]
+        return f'its data is not there: {", ".join(named)}; `check` says where to get it'
+    # several processes write theirs as "[rank1]: ValueError: ..."; the launcher's own comes after them
+    raised = [match for match in map(EXCEPTION.match, lines) if match and not match['name'].endswith('ChildFailedError')]
+    return raised[-1]['text'] if raised else lines[-1].strip() if lines else 'no output'

@@ -25,9 +25,16 @@ def work_dir(base: Path, row: Row, seed: int) -> Path:
 
 
 def read(folder: Path) -> dict:
-    """The state of a folder, with what stopped without saying so marked as interrupted."""
+    """The state of a folder, with what stopped without saying so marked as interrupted.
+
+    Raises:
+        ValueError: the file is damaged.
+    """
     path = folder / 'state.json'
-    state = json.loads(path.read_text()) if path.exists() else {}
+    try:
+        state = json.loads(path.read_text()) if path.exists() else {}
+    except ValueError as error:
+        raise ValueError(f'{path} is damaged ({error}): remove it, and `run` goes on from the checkpoints') from None
     for step in steps(state):
         if step.get('status') == RUNNING and not _alive(step):
             step['status'] = INTERRUPTED
