@@ -90,7 +90,7 @@ class EMDHeatmapLoss(nn.Module):
         reduction: str = 'mean',
         loss_weight: float = 1.0,
         cross_entropy_weight: float | None = None,
-        cross_entropy_blur: float = 1.0,
+        cross_entropy_blur: float = 0.0,
         entropic_lambda: float | None = None,
         cell_size: float | None = None,
         backend: str = 'auto',
