@@ -16,6 +16,8 @@ The blurred map is evaluated at cells.  From the best one the dot is found as th
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
@@ -23,6 +25,23 @@ FLAT, TAPER = 1.5, 1.0  # the window, in cells from the dot: weight 1 up to FLAT
 REACH = 1.5  # how far, in cells on either axis, the dot may move away from the best cell
 STEPS = 10
 RADIUS = int(REACH + FLAT + TAPER)  # cells the window can come to see
+
+
+class Surroundings(NamedTuple):
+    """The best cell of the blurred map and what lies around it, D cells a side.
+
+    Attributes:
+        best: (..., 2) its column and row.
+        share: (...) blurred mass there.
+        masses: (..., D, D) of the cells around it, not blurred; 0 outside the map.
+        xs, ys: (..., D) their columns and rows.
+    """
+
+    best: Tensor
+    share: Tensor
+    masses: Tensor
+    xs: Tensor
+    ys: Tensor
 
 
 def decode_blurred_mode(suppliers: Tensor, blur: float) -> tuple[Tensor, Tensor]:
@@ -38,40 +57,46 @@ def decode_blurred_mode(suppliers: Tensor, blur: float) -> tuple[Tensor, Tensor]
         dots (..., 2) in cells, x then y, and share (...) in [0, 1]: the blurred mass at the best cell, where mass on the
         cell itself counts fully and mass at a distance ``d`` counts ``exp(-d^2 / (2 blur^2))``.
     """
+    found = surroundings(suppliers, blur)
+    return settle(found), found.share
+
+
+def surroundings(suppliers: Tensor, blur: float) -> Surroundings:
+    """The part of ``decode_blurred_mode`` that looks at whole maps (..., H, W)."""
     height, width = suppliers.shape[-2:]
     # autocast would blur in half precision
     with torch.autocast(suppliers.device.type, enabled=False):
         blurred = _gaussian(height, blur, suppliers) @ suppliers @ _gaussian(width, blur, suppliers)
     share, cell = blurred.flatten(-2).max(-1)
     row = torch.div(cell, width, rounding_mode='floor')
-    masses, xs, ys = _surroundings(suppliers, cell - row * width, row)
-    best = torch.stack([cell - row * width, row], -1).to(suppliers.dtype)
+    column = cell - row * width
+    offsets = torch.arange(-RADIUS, RADIUS + 1, device=suppliers.device)
+    xs, ys = column[..., None] + offsets, row[..., None] + offsets
+    inside = ((ys >= 0) & (ys < height))[..., :, None] & ((xs >= 0) & (xs < width))[..., None, :]
+    cells = ys.clamp(0, height - 1)[..., :, None] * width + xs.clamp(0, width - 1)[..., None, :]
+    masses = torch.where(inside, suppliers.flatten(-2).gather(-1, cells.flatten(-2)).view(cells.shape), 0)
+    best = torch.stack([column, row], -1)
+    return Surroundings(best.to(suppliers.dtype), share, masses, xs.to(suppliers.dtype), ys.to(suppliers.dtype))
+
+
+def settle(found: Surroundings) -> Tensor:
+    """Dots (..., 2): the mean shift from the best cell."""
+    best, _, masses, xs, ys = found
     dots = best
     for _ in range(STEPS):
         weighted = masses * _window(ys - dots[..., 1:])[..., :, None] * _window(xs - dots[..., :1])[..., None, :]
         mass = weighted.sum((-2, -1))
-        found = torch.stack([(weighted.sum(-2) * xs).sum(-1), (weighted.sum(-1) * ys).sum(-1)], -1)
+        moment = torch.stack([(weighted.sum(-2) * xs).sum(-1), (weighted.sum(-1) * ys).sum(-1)], -1)
         some = mass[..., None] > 0
-        found = torch.where(some, found / torch.where(some, mass[..., None], 1), dots)
-        dots = torch.minimum(torch.maximum(found, best - REACH), best + REACH)
-    return dots, share
+        centroid = torch.where(some, moment / torch.where(some, mass[..., None], 1), dots)
+        dots = torch.minimum(torch.maximum(centroid, best - REACH), best + REACH)
+    return dots
 
 
 def _gaussian(size: int, blur: float, like: Tensor) -> Tensor:
     """(size, size) ``exp(-(i - j)^2 / (2 blur^2))``."""
     cells = torch.arange(size, dtype=like.dtype, device=like.device)
     return torch.exp(-((cells[:, None] - cells) / blur) ** 2 / 2)
-
-
-def _surroundings(suppliers: Tensor, column: Tensor, row: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Masses (..., D, D) of the cells around one cell of each map, 0 outside the map, and their x and y, each (..., D)."""
-    height, width = suppliers.shape[-2:]
-    offsets = torch.arange(-RADIUS, RADIUS + 1, device=suppliers.device)
-    xs, ys = column[..., None] + offsets, row[..., None] + offsets
-    inside = ((ys >= 0) & (ys < height))[..., :, None] & ((xs >= 0) & (xs < width))[..., None, :]
-    cells = ys.clamp(0, height - 1)[..., :, None] * width + xs.clamp(0, width - 1)[..., None, :]
-    masses = suppliers.flatten(-2).gather(-1, cells.flatten(-2)).view(cells.shape)
-    return torch.where(inside, masses, 0), xs.to(suppliers.dtype), ys.to(suppliers.dtype)
 
 
 def _window(offset: Tensor) -> Tensor:

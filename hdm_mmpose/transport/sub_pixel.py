@@ -102,9 +102,13 @@ def read_heatmap(heatmap: Tensor, rule: SupplierRule, blur: float = 0) -> Readin
         blur: 0 for the best square (Sec. 3.4); otherwise the standard deviation, in cells, of ``decode_blurred_mode``.
     """
     heatmap = lift(heatmap)
-    peak, cell = heatmap.flatten(-2).max(-1)
     suppliers = rule.masses(heatmap.clamp(min=LOWEST))
-    dots, share = decode_blurred_mode(suppliers, blur) if blur else decode_square(suppliers)
+    return accept(heatmap, rule, *(decode_blurred_mode(suppliers, blur) if blur else decode_square(suppliers)))
+
+
+def accept(heatmap: Tensor, rule: SupplierRule, dots: Tensor, share: Tensor) -> Reading:
+    """What was decoded from raw maps (..., H, W), or the cell of the maximum for those without a usable distribution."""
+    peak, cell = heatmap.flatten(-2).max(-1)
     usable = torch.isfinite(peak) & torch.isfinite(share) & ~rule.is_empty(heatmap)
     y = torch.div(cell, heatmap.shape[-1], rounding_mode='floor')
     x = cell - y * heatmap.shape[-1]

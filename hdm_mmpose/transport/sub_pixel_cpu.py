@@ -19,7 +19,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from .sub_pixel import Reading, lift, pick_square, read_heatmap, square_centroid
+from .blurred_mode import Surroundings, settle, surroundings
+from .sub_pixel import LOWEST, Reading, accept, lift, pick_square, read_heatmap, square_centroid
 from .suppliers import Relu, ReluSurrogate, Softmax, Softplus, SupplierRule
 
 STRIP_ROWS = 5  # neighbouring strips share a row, so that every square lies inside a strip
@@ -96,8 +97,10 @@ def read_heatmap_cpu(heatmap: Tensor, rule: SupplierRule, blur: float = 0) -> Re
 def _in_blocks(maps: Tensor, rule: SupplierRule, blur: float, shape: torch.Size) -> Reading:
     """``read_heatmap`` of maps (J, H, W), a block that stays in the cache at a time; fields of shape (*shape, ...)."""
     step = max(1, BLOCK_CELLS // (maps.shape[-2] * maps.shape[-1]))
-    parts = [read_heatmap(block, rule, blur) for block in maps.split(step)]
-    return Reading(*(torch.cat(values).view(shape + values[0].shape[1:]) for values in zip(*parts, strict=True)))
+    parts = [surroundings(rule.masses(block.clamp(min=LOWEST)), blur) for block in maps.split(step)]
+    found = Surroundings(*(torch.cat(values) for values in zip(*parts, strict=True)))
+    reading = accept(maps, rule, settle(found), found.share)
+    return Reading(*(values.view(shape + values.shape[1:]) for values in reading))
 
 
 def _starts(height: int) -> list[int]:
