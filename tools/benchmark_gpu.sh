@@ -15,7 +15,8 @@
 # Without MMPose on the machine the folder data/wheels is installed to SITE (`prepare`, 8 MiB, fills it on one with network).
 set -uo pipefail
 cd "$(dirname "$0")/.."
-PYTHON=${PYTHON:-python3}
+# `prepare` reads the sources of xtcocotools, for which the environment that `make install` makes has what it takes.
+PYTHON=${PYTHON:-$([ -x .venv/bin/python ] && echo .venv/bin/python || echo python3)}
 WHEELS=${WHEELS:-data/wheels}
 SITE=${SITE:-/tmp/hdm_benchmark_site}
 OUT=${OUT:-work_dirs/benchmarks}

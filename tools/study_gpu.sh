@@ -18,7 +18,8 @@
 # was unfinished starts anew unless work_dirs/lspet is still there. JOBS runs at a time (default 3), one GPU for all.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-PYTHON=${PYTHON:-python3}
+# `prepare` reads the sources of xtcocotools, for which the environment that `make install` makes has what it takes.
+PYTHON=${PYTHON:-$([ -x .venv/bin/python ] && echo .venv/bin/python || echo python3)}
 WHEELS=${WHEELS:-data/wheels}
 SITE=${SITE:-/tmp/hdm_study_site}
 OUT=${OUT:-work_dirs/lspet_out}
