@@ -18,7 +18,7 @@ cd "$(dirname "$0")/.."
 # `prepare` reads the sources of xtcocotools, for which the environment that `make install` makes has what it takes.
 PYTHON=${PYTHON:-$([ -x .venv/bin/python ] && echo .venv/bin/python || echo python3)}
 WHEELS=${WHEELS:-data/wheels}
-SITE=${SITE:-/tmp/hdm_benchmark_site}
+SITE=${SITE:-$PWD/work_dirs/gpu_site}
 OUT=${OUT:-work_dirs/benchmarks}
 MINUTES=${MINUTES:-9}
 export PYTHONPATH="$SITE:$PWD${PYTHONPATH:+:$PYTHONPATH}"
@@ -28,22 +28,8 @@ prepare() {
     "$PYTHON" -m pip download -q --no-deps -d "$WHEELS" pytest==8.4.2 pluggy==1.6.0 iniconfig==2.1.0 pygments==2.19.2
 }
 
-has() {
-    "$PYTHON" -c "import $1" 2> /dev/null
-}
-
 install() {
-    { has mmpose.models && has pytest; } || [ ! -d "$WHEELS" ] && return
-    "$PYTHON" -m pip install -q --no-index --no-deps --no-compile --upgrade --target "$SITE" "$WHEELS"/*.whl
-    "$PYTHON" -m pip install -q --no-index --no-deps --no-build-isolation --no-cache-dir --target "$SITE" "$WHEELS"/xtcocotools-*
-    # MMPose imports mmcv's compiled operators, none of which is called here; mmcv-lite has none.
-    [ -n "$(ls "$SITE"/mmcv/_ext* 2> /dev/null)" ] || cat > "$SITE/mmcv/_ext.py" << 'EXT'
-def __getattr__(name):
-    if name.startswith('__'):
-        raise AttributeError(name)
-    return lambda *args, **kwargs: (_ for _ in ()).throw(NotImplementedError(f'mmcv-lite has no operator {name}'))
-EXT
-    has mmpose.models || "$PYTHON" -c 'import mmpose.models' 2>&1 | tail -n 1
+    [ ! -d "$WHEELS" ] || WHEELS="$WHEELS" PYTHON="$PYTHON" SITE="$SITE" tools/study_gpu.sh install mmpose.models pytest
 }
 
 # name, then a command: its output to the terminal and to the log

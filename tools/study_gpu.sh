@@ -3,6 +3,7 @@
 #
 #   tools/study_gpu.sh run [MINUTES [STAGE...]]     default: 600 minutes, all stages
 #   tools/study_gpu.sh prepare                      only for a machine without network: fetch the wheels it will need
+#   tools/study_gpu.sh install MODULE...            install them to $SITE unless all these modules can be imported
 #
 # Needs: data/lspet (tools/convert_lspet.py, 54 MiB) and a Python with torch, torchvision, OpenCV, SciPy, matplotlib and
 # this project's other dependencies. Where MMPose is not installed and there is no network, carry along the folder data/wheels
@@ -21,7 +22,7 @@ cd "$(dirname "$0")/.."
 # `prepare` reads the sources of xtcocotools, for which the environment that `make install` makes has what it takes.
 PYTHON=${PYTHON:-$([ -x .venv/bin/python ] && echo .venv/bin/python || echo python3)}
 WHEELS=${WHEELS:-data/wheels}
-SITE=${SITE:-/tmp/hdm_study_site}
+SITE=${SITE:-$PWD/work_dirs/gpu_site}
 OUT=${OUT:-work_dirs/lspet_out}
 RESULTS=${RESULTS:-data/lspet_results.tar.gz}
 STUDY=${STUDY:-configs/lspet/study.yml}
@@ -35,9 +36,9 @@ prepare() {
 
 install() {
     export PYTHONPATH="$SITE${PYTHONPATH:+:$PYTHONPATH}"
-    "$PYTHON" -c 'import mmpose, mmcv.ops' 2>/dev/null && return
+    "$PYTHON" -c "import $(IFS=,; echo "$*")" 2>/dev/null && return
     [ -d "$WHEELS" ] || { echo "MMPose is not installed and there is no folder $WHEELS: see the head of $0" >&2; exit 1; }
-    "$PYTHON" -m pip install -q --no-index --no-deps --no-compile --target "$SITE" "$WHEELS"/*.whl
+    "$PYTHON" -m pip install -q --no-index --no-deps --no-compile --upgrade --target "$SITE" "$WHEELS"/*.whl
     "$PYTHON" -m pip install -q --no-index --no-deps --no-build-isolation --no-cache-dir --target "$SITE" "$WHEELS"/xtcocotools-*
     # MMPose imports mmcv's operators; this stands in for them until one is called.
     cat > "$SITE/mmcv/_ext.py" <<'EXT'
@@ -66,7 +67,7 @@ run() {
     local end=$((SECONDS + 60 * ${1:-600})) stages=("${@:2}") left stage
     [ ${#stages[@]} -gt 0 ] || stages=(screen finals loss_vs_metric ablations)
     mkdir -p "$OUT" work_dirs/lspet
-    install
+    install mmpose mmcv.ops
     [ ! -f "$RESULTS" ] || tar -xzf "$RESULTS" -C work_dirs
     trap collect EXIT  # also when a stage fails or the whole is interrupted
     for stage in "${stages[@]}"; do
@@ -79,6 +80,7 @@ run() {
 
 case "${1:-}" in
     prepare) prepare ;;
+    install) install "${@:2}" ;;
     run) run "${@:2}" ;;
     *) sed -n '2,/^set /{/^set /d;s/^# \{0,1\}//;p}' "$0"; exit 2 ;;
 esac

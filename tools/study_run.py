@@ -7,13 +7,12 @@ The run's work dir is an ordinary MMEngine work dir. Besides it holds ``weights.
 import json
 import platform
 import statistics
-import subprocess
 import time
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import torch
+from measuring import commit, installed, processor
 from mmengine.config import Config
 from mmengine.runner import Runner
 from mmpose.datasets import CrowdPoseDataset
@@ -21,7 +20,6 @@ from mmpose.datasets.datasets.utils import parse_pose_metainfo
 from study_config import Run, Study, fingerprint
 from study_metrics import measure
 
-ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ('torch', 'mmengine', 'mmcv', 'mmcv-lite', 'mmpose', 'numpy')
 
 
@@ -112,38 +110,8 @@ def describe(study: Study, run: Run, cfg: Config) -> dict[str, Any]:
         'study': study.name, 'stage': run.stage, 'backbone': run.backbone, 'supervision': run.supervision, 'seed': run.seed,
         'epochs': cfg.train_cfg.max_epochs, 'batch_size': cfg.train_dataloader.batch_size, 'fingerprint': fingerprint(cfg),
         'device': torch.cuda.get_device_name() if torch.cuda.is_available() else processor(),
-        'threads': torch.get_num_threads(), 'versions': versions(), 'python': platform.python_version(), 'commit': commit()}
-
-
-def processor() -> str:
-    """Name of the CPU, as Linux tells it."""
-    info = Path('/proc/cpuinfo')
-    lines = info.read_text().splitlines() if info.exists() else []
-    names = [line.split(':', 1)[1].strip() for line in lines if line.startswith('model name')]
-    return names[0] if names else platform.machine()
-
-
-def versions() -> dict[str, str]:
-    found = {}
-    for package in PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return found
-
-
-def commit() -> str:
-    """The checkout's commit, with a plus if tracked files differ from it; empty outside a checkout."""
-    try:
-        head, changed = git('rev-parse', '--short', 'HEAD'), git('status', '--porcelain', '-uno')
-    except (OSError, subprocess.CalledProcessError):
-        return ''
-    return head + '+' * bool(changed)
-
-
-def git(*arguments: str) -> str:
-    return subprocess.run(['git', '-C', str(ROOT), *arguments], capture_output=True, text=True, check=True).stdout.strip()
+        'threads': torch.get_num_threads(), 'versions': {name: version for name in PACKAGES if (version := installed(name))},
+        'python': platform.python_version(), 'commit': commit()}
 
 
 def scalars(folder: Path) -> list[dict]:
