@@ -17,6 +17,7 @@ def add_info(commands) -> None:
 
 
 def run_info(args: argparse.Namespace) -> int:
+    """Print version and folder of the configs; exit status 0."""
     print(f"hdm_mmpose {__version__}")
     print(f"configs {configs_dir()}")
     return 0
@@ -32,6 +33,7 @@ def add_check(commands) -> None:
 
 
 def run_check(args: argparse.Namespace) -> int:
+    """Check one config (``hdm_mmpose.check.check_file``); exit status 1 also where MMPose is missing."""
     try:
         from hdm_mmpose.check import check_file  # the other commands do not need MMPose
     except ModuleNotFoundError as missing:
@@ -44,6 +46,7 @@ COMMANDS = (add_info, add_check)
 
 
 def build_parser() -> argparse.ArgumentParser:
+    """The parser of all ``COMMANDS``; ``info`` runs when none is given."""
     parser = argparse.ArgumentParser(prog="python -m hdm_mmpose", description="Tools of the hdm_mmpose plug-in.")
     parser.add_argument("--version", action="version", version=__version__)
     parser.set_defaults(run=run_info)

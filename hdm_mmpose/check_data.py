@@ -45,10 +45,12 @@ def check_dataset(where: str, dataset: dict, joints: int | None) -> Iterator[Fin
 
 
 def annotation_file(dataset: dict) -> str:
+    """Path of a data set's annotation file, as MMPose joins it."""
     return os.path.join(dataset.get('data_root') or '', dataset.get('ann_file') or '')
 
 
 def check_annotations(where: str, dataset: dict, joints: int | None) -> Iterator[Finding]:
+    """Findings in the annotation file and the pictures of one data set; ``joints`` as in :func:`check_dataset`."""
     path = annotation_file(dataset)
     try:
         with open(path, encoding='utf-8') as file:
@@ -74,6 +76,7 @@ def check_annotations(where: str, dataset: dict, joints: int | None) -> Iterator
 
 
 def check_persons(where: str, path: str, persons: list[dict], joints: int | None, images: dict[Any, dict]) -> Iterator[Finding]:
+    """Findings in the annotated persons: joint counts, coordinates, boxes; ``images`` by id."""
     counts = sorted({len(person['keypoints']) // 3 for person in persons} - {joints}) if joints else []
     for count in counts:
         bad = [person for person in persons if len(person['keypoints']) // 3 == count]
@@ -95,6 +98,7 @@ def check_persons(where: str, path: str, persons: list[dict], joints: int | None
 
 
 def check_pictures(where: str, dataset: dict, images: list[dict]) -> Iterator[Finding]:
+    """Pictures that are not there, or are empty files."""
     folder = os.path.normpath(os.path.join(dataset.get('data_root') or '', (dataset.get('data_prefix') or {}).get('img', '')))
     sizes = {image['file_name']: size(os.path.join(folder, image['file_name'])) for image in images}
     absent = [name for name, bytes_there in sizes.items() if bytes_there is None]

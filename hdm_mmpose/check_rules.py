@@ -88,6 +88,7 @@ def concerned(recipe: Recipe) -> list[Head]:
 
 
 def uses_ours(recipe: Recipe) -> bool:
+    """Whether anything of this package is in the config."""
     return bool(concerned(recipe)) or any(codec.ours for codec in recipe.encoders + recipe.codecs)
 
 
@@ -96,6 +97,7 @@ def uses_ours(recipe: Recipe) -> bool:
 
 
 def rule_unused(recipe: Recipe) -> Iterator[Finding]:
+    """A config without a model, or with nothing of this package in it."""
     if not recipe.cfg.get('model'):
         yield error('no-model', 'model', 'this config describes no model', 'name a whole config, not a part that others inherit from')
     elif not uses_ours(recipe):
@@ -104,6 +106,7 @@ def rule_unused(recipe: Recipe) -> Iterator[Finding]:
 
 
 def rule_imports(recipe: Recipe) -> Iterator[Finding]:
+    """Parts of this package that nothing imports, so that MMPose cannot find them."""
     written = [part for part in walk(recipe.cfg, '') if registered_by_us(part.cfg.get('type'))]
     imports = (recipe.cfg.get('custom_imports') or {}).get('imports', [])
     imports = [imports] if isinstance(imports, str) else imports
@@ -119,6 +122,7 @@ def registered_by_us(name: Any) -> bool:
 
 
 def rule_leftovers(recipe: Recipe) -> Iterator[Finding]:
+    """``_delete_`` keys that MMEngine did not act on."""
     for part in walk(recipe.cfg, ''):
         if '_delete_' in part.cfg:
             yield error('leftover-delete', part.where,
@@ -149,6 +153,7 @@ def written_losses(head: Head) -> Iterator[Part]:
 
 
 def why_not_built(part: Part, registry: Any) -> str | None:
+    """Why a part cannot be built from what is written, or None; others' losses and hooks are only looked up."""
     built = registry.get(part.cfg['type']) if isinstance(part.cfg['type'], str) else part.cfg['type']
     if built is None:
         alike = ', '.join(difflib.get_close_matches(part.type, registry.module_dict, cutoff=0.5)) or 'none'
@@ -166,6 +171,7 @@ def why_not_built(part: Part, registry: Any) -> str | None:
 
 
 def rule_hooks(recipe: Recipe) -> Iterator[Finding]:
+    """Hooks that watch a loss the model does not have."""
     for hook in recipe.hooks:
         if hook.type in WATCHING and not recipe.losses:
             yield error('hook-without-loss', hook.where, f'{hook.type} watches {OUR_LOSS}, which this model does not have',
@@ -185,6 +191,7 @@ def rule_heads(recipe: Recipe) -> Iterator[Finding]:
 
 
 def rule_combined(recipe: Recipe) -> Iterator[Finding]:
+    """Codecs whose targets are discs and offsets."""
     for codec in recipe.encoders + recipe.decoders:
         if codec.combined and uses_ours(recipe):
             yield error('combined-offsets', codec.where,
@@ -193,6 +200,7 @@ def rule_combined(recipe: Recipe) -> Iterator[Finding]:
 
 
 def rule_dicts(recipe: Recipe) -> Iterator[Finding]:
+    """A loss or decoder that is not a dict."""
     for head in recipe.heads:
         for name in ('loss', 'decoder'):
             value = head.cfg.get(name)
@@ -202,6 +210,7 @@ def rule_dicts(recipe: Recipe) -> Iterator[Finding]:
 
 
 def rule_loss_place(recipe: Recipe) -> Iterator[Finding]:
+    """A loss where its head does not call it with heatmaps."""
     for head in recipe.heads:
         for loss in head.losses:
             wrong = wrong_place(head, loss)
@@ -298,6 +307,7 @@ def rule_supplier(recipe: Recipe) -> Iterator[Finding]:
 
 
 def rule_encoder_supplier(recipe: Recipe) -> Iterator[Finding]:
+    """An encoder that names another supplier rule than the decoder."""
     for encoder in recipe.encoders:
         for decoder in recipe.decoders:
             if disagree(encoder.supplier, decoder.supplier):
@@ -307,6 +317,7 @@ def rule_encoder_supplier(recipe: Recipe) -> Iterator[Finding]:
 
 
 def rule_sizes(recipe: Recipe) -> Iterator[Finding]:
+    """Input and heatmap sizes that differ between encoder, decoder and crop."""
     for decoder in recipe.decoders:
         for encoder in recipe.encoders:
             for name in ('input_size', 'heatmap_size'):
@@ -323,6 +334,7 @@ def rule_sizes(recipe: Recipe) -> Iterator[Finding]:
 
 
 def rule_alignment(recipe: Recipe) -> Iterator[Finding]:
+    """Alignments that differ between encoder and decoder."""
     for decoder in recipe.decoders:
         for encoder in recipe.encoders:
             pair = (encoder.alignment, decoder.alignment)
@@ -352,6 +364,7 @@ def rule_crops(recipe: Recipe) -> Iterator[Finding]:
 
 
 def rule_flip(recipe: Recipe) -> Iterator[Finding]:
+    """A flip test that shifts the heatmaps although the alignment needs no shift, or the other way round."""
     test_cfg = recipe.test_cfg
     if not test_cfg.get('flip_test', False):
         return
@@ -397,6 +410,7 @@ def rule_gaussian_reading(recipe: Recipe) -> Iterator[Finding]:
 
 
 def rule_cell_size(recipe: Recipe) -> Iterator[Finding]:
+    """A ``cell_size`` of the loss that is not the stride."""
     for head in recipe.heads:
         stride = stride_of(head.decoder)
         for loss in head.losses:
@@ -413,6 +427,7 @@ def rule_cell_size(recipe: Recipe) -> Iterator[Finding]:
 
 
 def rule_options(recipe: Recipe) -> Iterator[Finding]:
+    """Options of the loss that work against each other."""
     for loss in recipe.losses:
         if 'num_iters' in loss.cfg and loss.option('solver') != 'sinkhorn':
             yield warning('num-iters', f'{loss.where}.num_iters',
@@ -424,6 +439,7 @@ def rule_options(recipe: Recipe) -> Iterator[Finding]:
 
 
 def rule_square_cells(recipe: Recipe) -> Iterator[Finding]:
+    """Cells that are not square in the input, which the ground distance takes them for."""
     for decoder in recipe.decoders:
         small, large = decoder.size('heatmap_size'), decoder.size('input_size')
         if decoder.alignment and small and large and large[0] * small[1] != large[1] * small[0]:
