@@ -22,6 +22,7 @@ from mmpose.registry import MODELS  # noqa: E402
 from mmpose.utils import register_all_modules  # noqa: E402
 
 from hdm_mmpose.components import EMDHeatmapLoss, SubPixelDecoder, TransportMonitorHook  # noqa: E402
+from hdm_mmpose.transport import emd  # noqa: E402
 from tests.synthetic_samples import samples  # noqa: E402
 from tests.tiny_training import RECIPE, by_iterations, draw, loss_curve, scalars, tiny_config, train  # noqa: E402
 
@@ -79,6 +80,8 @@ def test_compiled_loss_and_decoder_say_the_same() -> None:
     torch.testing.assert_close(got_slope, slope)
     torch.testing.assert_close(got_read, read)
     assert torch.equal(loss.last_step.heatmaps, maps.detach())
+    output = torch.compile(emd, backend='eager')(maps[0], dots[0], loss.options)
+    assert [each.requires_grad for each in output] == [True, False, False, False]
 
 
 @pytest.mark.slow

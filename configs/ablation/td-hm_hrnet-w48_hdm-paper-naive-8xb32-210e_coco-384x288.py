@@ -7,7 +7,7 @@ custom_imports = dict(imports=['hdm_mmpose.components'], allow_failed_imports=Fa
 
 codec = dict(_base_.hdm_codec, input_size=(288, 384), heatmap_size=(72, 96), subpixel=False)
 model = dict(
-    head=dict(loss=dict(_base_.hdm_loss, _delete_=True), decoder=dict(codec, _delete_=True)),
+    head=dict(loss=dict(_base_.hdm_loss, subpixel=False, _delete_=True), decoder=dict(codec, _delete_=True)),
     test_cfg=dict(shift_heatmap=False))
 target = dict(type='GenerateTarget', encoder=codec)
 train_pipeline = [*_base_.train_pipeline[:-2], target, _base_.train_pipeline[-1]]

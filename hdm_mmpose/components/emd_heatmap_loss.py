@@ -58,12 +58,13 @@ class EMDHeatmapLoss(nn.Module):
         solver (str): ``'newton'``, exact in a few steps, or ``'sinkhorn'`` with ``num_iters`` iterations.
         num_iters (int): Sinkhorn iterations; ``'newton'`` does not use it.
         unbiased (bool, optional): demander masses whose problem is minimised by the dot itself; they exist for ``'product'``
-            only. Default: where they exist.
+            and ``subpixel`` only. Default: where they exist.
         ground_distance (str | dict): ``'euclidean'`` (the paper) or ``'saturated'``, with another ``scale`` than 2 cells as a
             dict.
         use_target_weight (bool): whether ``target_weights`` counts.
         reduction (str): ``'mean'`` over B x K; ``'sum'`` over K and mean over B (Eq. 5); ``'none'`` gives (B, K).
         loss_weight (float): factor on the result.
+        subpixel (bool): False for the naive variant (Tab. 4): all mass to the cell that holds the dot, in closed form.
         cross_entropy_weight (float, optional): adds that much of the cross-entropy between suppliers and dot, in nats; needs a
             rule under which every cell has mass. Default: 0.5 for such a rule, 0 for others.
         cross_entropy_blur (float): standard deviation in cells of the Gaussian that spreads the dot in the cross-entropy
@@ -89,6 +90,7 @@ class EMDHeatmapLoss(nn.Module):
         use_target_weight: bool = True,
         reduction: str = 'mean',
         loss_weight: float = 1.0,
+        subpixel: bool = True,
         cross_entropy_weight: float | None = None,
         cross_entropy_blur: float = 0.0,
         entropic_lambda: float | None = None,
@@ -104,9 +106,10 @@ class EMDHeatmapLoss(nn.Module):
             supplier=build_supplier(supplier),
             solver=solver,
             num_iters=num_iters,
-            unbiased=potential == 'product' if unbiased is None else unbiased,
+            unbiased=potential == 'product' and subpixel if unbiased is None else unbiased,
             ground_distance=build_ground_distance(ground_distance),
             backend=backend,
+            subpixel=subpixel,
         )
         if cross_entropy_weight is None:
             cross_entropy_weight = 0.5 if self.options.supplier.positive else 0.0
@@ -133,7 +136,7 @@ class EMDHeatmapLoss(nn.Module):
         Args:
             output (Tensor): predicted heatmaps, (B, K, H, W).
             target (Tensor): dense targets whose centroids are the dots, (B, K, H, W), or the dots themselves in heatmap
-                cells, (B, K, 2).
+                cells, (B, K, 2). A joint whose dense target is empty takes no part.
             target_weights (Tensor, optional): (B, K) or (B, K, 1); a joint of weight 0 takes no part, whatever its
                 coordinates or map hold.
 
@@ -142,8 +145,9 @@ class EMDHeatmapLoss(nn.Module):
             counts.
 
         Raises:
-            ValueError: shapes that do not fit together, or NaN in the dots of a joint that counts (dots given as
-                coordinates; checked on the CPU only, since asking a GPU would stall it).
+            ValueError: shapes that do not fit together; a weight that is negative or NaN, or NaN in the dots of a joint that
+                counts (dots given as coordinates). The values are looked at on the CPU only, since asking a GPU would stall
+                it; there such a weight counts as 0.
         """
         weights = self._weights(output, target_weights)
         target = self._target(output, target, weights)
@@ -152,26 +156,29 @@ class EMDHeatmapLoss(nn.Module):
         with torch.autocast(output.device.type, enabled=False):
             measured = emd(maps, target.flatten(0, 1), self.options)
             losses = measured.cost
+            counts = ~measured.dots[:, 0].isinf()  # of an empty target
+            if weights is not None:
+                counts = counts & (weights.reshape(-1) > 0)
+            dots = torch.where(counts[:, None], measured.dots, 0)
             if self.cross_entropy_weight:
-                dots = measured.dots if weights is None else torch.where(weights.reshape(-1, 1) > 0, measured.dots, 0)
-                counted = maps if weights is None else torch.where((weights > 0).reshape(-1, 1, 1), maps, 0)
+                counted = torch.where(counts[:, None, None], maps, 0)
                 companion = cross_entropy(counted, dots, self.options.supplier, self.cross_entropy_blur)
                 losses = losses + self.cross_entropy_weight * companion
-        losses = losses.view(output.shape[:2])
         if self.keep_last_step:
-            counts = torch.ones_like(losses, dtype=torch.bool) if weights is None else weights > 0
             shape = output.shape[:2]
-            dots = torch.where(counts[..., None], measured.dots.view(*shape, 2), 0)
-            self.last_step = LastStep(output.detach(), dots, counts, measured.marginal_error.view(shape))
+            error = measured.marginal_error.view(shape)
+            self.last_step = LastStep(output.detach(), dots.view(*shape, 2), counts.view(shape), error)
         if weights is not None:
-            # not a product: 0 * NaN is NaN
-            losses = torch.where(weights > 0, losses * weights, 0)
+            losses = losses * weights.reshape(-1)
+        # not a product: 0 * NaN is NaN
+        losses = torch.where(counts, losses, 0).view(output.shape[:2])
         return self._reduce(losses) * self.loss_weight
 
     def _reduce(self, losses: Tensor) -> Tensor:
+        """An empty batch gives 0, as one without a joint that counts does."""
         if self.reduction == 'none':
             return losses
-        return losses.mean() if self.reduction == 'mean' else losses.sum() / losses.shape[0]
+        return losses.sum() / max(1, losses.numel() if self.reduction == 'mean' else losses.shape[0])
 
     def _weights(self, output: Tensor, target_weights: Tensor | None) -> Tensor | None:
         if output.dim() != 4:
@@ -183,7 +190,9 @@ class EMDHeatmapLoss(nn.Module):
             raise ValueError(
                 f'target_weights must have shape (B, K) = {tuple(output.shape[:2])}, got {tuple(target_weights.shape)}'
             )
-        return weights
+        if _may_ask(weights) and not (weights >= 0).all():
+            raise ValueError(f'target_weights must not be negative or NaN, got {weights[~(weights >= 0)][:5].tolist()} among them')
+        return torch.where(weights > 0, weights, 0)
 
     def _target(self, output: Tensor, target: Tensor, weights: Tensor | None) -> Tensor:
         """Dense targets as they came, or (B, K, 2) dots, those of joints that do not count set to 0."""
@@ -196,10 +205,14 @@ class EMDHeatmapLoss(nn.Module):
             )
         if weights is not None:
             target = torch.where(weights[..., None] > 0, target, 0)
-        may_ask = target.device.type == 'cpu' and not torch.compiler.is_compiling()
-        if may_ask and not target.isfinite().all():
+        if _may_ask(target) and not target.isfinite().all():
             raise ValueError('target must hold finite coordinates for every joint of positive weight, got NaN or infinity')
         return target
+
+
+def _may_ask(values: Tensor) -> bool:
+    """Whether a look at the values costs nothing."""
+    return values.device.type == 'cpu' and not torch.compiler.is_compiling()
 
 
 def _epsilon(epsilon: float | None, entropic_lambda: float | None, cell_size: float | None) -> float:

@@ -7,8 +7,9 @@ is.  The place with the least expected cost under a ground distance that saturat
     y* = argmin_y sum_n S_n (1 - exp(-|x_n - y|^2 / (2 blur^2))) = argmax_y (S * Gaussian)(y),
 
 is what such a distribution says: it is the dot at the least transport cost from ``S``, every unit of mass being charged 1 at
-most.  Object keypoint similarity, by which COCO's AP judges, is this same Gaussian of the distance, so the value at ``y*`` is
-the similarity to be expected and ranks detections.
+most.  Object keypoint similarity, by which COCO's AP judges, is a Gaussian of the distance too (its width depends on joint and
+person, ours does not), so the value there is like the similarity to be expected and ranks detections.  It is taken at the best
+cell, not at the dot: of a map that is one dot it lies between .88 and 1, by where between the cells the dot is.
 
 The blurred map is evaluated at cells.  From the best one the dot is found as the centroid of a window that moves with it
 (mean shift), flat over the cells that a dot's four masses can lie in; so the masses of a dot give the dot back exactly.

@@ -34,9 +34,6 @@ class Demanders:
         """The same demanders in another floating dtype."""
         return Demanders(self.position.to(dtype), self.mass.to(dtype))
 
-    def __getitem__(self, joints: slice) -> Demanders:
-        return Demanders(self.position[joints], self.mass[joints])
-
 
 def dot_demanders(dots: Tensor, size: tuple[int, int]) -> Demanders:
     """The four bilinear demanders of each dot (Eq. 4 with ``g`` = 1 cell).
@@ -70,11 +67,18 @@ def _pair(coordinate: Tensor, cells: int) -> tuple[Tensor, Tensor]:
 def naive_demander(dots: Tensor, size: tuple[int, int]) -> Demanders:
     """One demander of mass 1 at the centre of the cell that holds the dot (the naive variant of Tab. 4).
 
-    Args and Raises as :func:`dot_demanders`; half-way dots go to the larger cell.
+    Args:
+        dots: (J, 2) dots in heatmap cells, x then y; half-way ones go to the larger cell, those outside to the border.
+        size: (H, W) of the heatmap.
     """
-    cells = [(dots[:, axis] + 0.5).floor().clamp(0, size[1 - axis] - 1) for axis in (0, 1)]
-    cell = torch.stack(cells, dim=-1)
+    nearest = nearest_cell(dots)
+    cell = torch.stack([nearest[:, axis].clamp(0, size[1 - axis] - 1) for axis in (0, 1)], dim=-1)
     return Demanders(cell[:, None, :], torch.ones_like(cell[:, :1]))
+
+
+def nearest_cell(dots: Tensor) -> Tensor:
+    """The cell (J, 2) that holds each dot (J, 2); half-way dots go to the larger one."""
+    return (dots + 0.5).floor()
 
 
 def centroid(target: Tensor) -> Tensor:
@@ -87,16 +91,17 @@ def centroid(target: Tensor) -> Tensor:
         target: (..., H, W) masses; negative cells count as 0.
 
     Returns:
-        (..., 2) dots in heatmap cells, x then y; (0, 0) for an all-zero target.
+        (..., 2) dots in heatmap cells, x then y; (inf, inf) for a target without mass, which is no annotation.
     """
     mass = target.clamp(min=0)
     rows, columns = mass.sum(-1), mass.sum(-2)
     total = rows.sum(-1)
-    safe = total.masked_fill(total == 0, 1)
+    empty = total == 0
+    safe = total.masked_fill(empty, 1)
     # products and sums, because a matrix product may be rounded to bfloat16 (autocast) or TF32
     x = (columns * torch.arange(columns.shape[-1], dtype=mass.dtype, device=mass.device)).sum(-1)
     y = (rows * torch.arange(rows.shape[-1], dtype=mass.dtype, device=mass.device)).sum(-1)
-    return torch.stack([x, y], dim=-1) / safe[..., None]
+    return (torch.stack([x, y], dim=-1) / safe[..., None]).masked_fill(empty[..., None], torch.inf)
 
 
 def unbiased_mass(mass: Tensor, epsilon: float, ground_distance: GroundDistance) -> Tensor:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from .backend import check_backend, give_up, kernel_for
-from .demanders import centroid, dot_demanders, unbiased_mass
+from .demanders import centroid, dot_demanders, naive_demander, nearest_cell, unbiased_mass
 from .gradient import check_potential, objective, supplier_gradient
 from .ground_distance import Euclidean, GroundDistance
 from .newton import solve_newton
@@ -22,7 +22,7 @@ from .problem import TransportProblem, check_epsilon
 from .result import TransportResult
 from .single_demander import solve_single_demander
 from .sinkhorn import solve_sinkhorn
-from .suppliers import Softplus, SupplierRule, pull_back
+from .suppliers import Softplus, SupplierRule, pull_back, refuse_second_derivative
 
 SOLVERS = ('newton', 'sinkhorn')
 # Joints are solved in chunks whose working arrays stay in the processor's cache (CPU), or take bounded memory (GPU).
@@ -34,7 +34,8 @@ class EMDOptions:
     """How the distance is measured; see ``EMDHeatmapLoss`` for the meaning of each.
 
     Raises:
-        ValueError: unknown names, ``epsilon`` or ``num_iters`` not positive, ``unbiased`` where no correction exists.
+        ValueError: unknown names, ``epsilon`` or ``num_iters`` not positive, ``unbiased`` where no correction exists or,
+            without ``subpixel``, none is needed.
     """
 
     epsilon: float
@@ -45,6 +46,7 @@ class EMDOptions:
     unbiased: bool = False
     ground_distance: GroundDistance = field(default_factory=Euclidean)
     backend: str = 'auto'
+    subpixel: bool = True
 
     def __post_init__(self) -> None:
         check_epsilon(self.epsilon)
@@ -59,6 +61,8 @@ class EMDOptions:
                 f"unbiased demanders exist for potential='product' only, got potential={self.potential!r}: the minimiser of "
                 f"'shannon' is blurred whatever the demanders are, and for 'sharp' no exact correction is known"
             )
+        if self.unbiased and not self.subpixel:
+            raise ValueError('unbiased must be False with subpixel=False: all mass goes to one demander, which has no bias')
 
 
 class EMDOutput(NamedTuple):
@@ -68,7 +72,8 @@ class EMDOutput(NamedTuple):
         cost: (J,) ``<C, p>``.
         marginal_error: (J,) how far the plan's column sums are from the demander masses.
         converged: (J,) bool.
-        dots: (J, 2) x, y, as given or as read from dense targets.
+        dots: (J, 2) x, y, as given or as read from dense targets, (inf, inf) where such a target is empty; without
+            ``subpixel`` the cells that hold them.
     """
 
     cost: Tensor
@@ -95,7 +100,7 @@ def emd(heatmap: Tensor, dots: Tensor, options: EMDOptions) -> EMDOutput:
     Args:
         heatmap: (J, H, W) raw maps of any sign; half precision is lifted to float32.
         dots: (J, 2) dots in heatmap cells, x then y, or (J, H, W) dense targets whose centroids they are; beyond the
-            outermost centres they are clamped.
+            outermost centres they are clamped.  What is returned for an empty target means nothing.
         options: how to measure.
 
     Returns:
@@ -103,8 +108,19 @@ def emd(heatmap: Tensor, dots: Tensor, options: EMDOptions) -> EMDOutput:
 
     Raises:
         ValueError: shapes that do not fit together, or a map smaller than 2 x 2.
-        RuntimeError: ``options.backend`` is ``'triton'`` and cannot be had.
+        RuntimeError: ``options.backend`` is ``'triton'`` and cannot be had; in the backward pass, a second derivative is
+            asked for (``create_graph=True``).
     """
+    _check_shapes(heatmap, dots)
+    # half precision is lifted inside; autocast must not lower anything again
+    with torch.autocast(heatmap.device.type, enabled=False):
+        if torch.compiler.is_compiling():
+            cost, *others = emd_operator(heatmap, dots.detach(), options)
+            return EMDOutput(cost, *(each.detach() for each in others))
+        return EMDOutput(*_EMD.apply(heatmap, dots.detach(), options))
+
+
+def _check_shapes(heatmap: Tensor, dots: Tensor) -> None:
     if heatmap.dim() != 3 or min(heatmap.shape[1:]) < 2:
         raise ValueError(f'heatmap must have shape (J, H, W) with at least 2 x 2 cells, got {tuple(heatmap.shape)}')
     if dots.shape != (heatmap.shape[0], 2) and dots.shape != heatmap.shape:
@@ -112,11 +128,6 @@ def emd(heatmap: Tensor, dots: Tensor, options: EMDOptions) -> EMDOutput:
             f'dots must have shape ({heatmap.shape[0]}, 2), got {tuple(dots.shape)}; or that of heatmap, '
             f'{tuple(heatmap.shape)}, as dense targets'
         )
-    # half precision is lifted inside; autocast must not lower anything again
-    with torch.autocast(heatmap.device.type, enabled=False):
-        if torch.compiler.is_compiling():
-            return EMDOutput(*emd_operator(heatmap, dots.detach(), options))
-        return EMDOutput(*_EMD.apply(heatmap, dots.detach(), options))
 
 
 class _EMD(torch.autograd.Function):
@@ -130,6 +141,7 @@ class _EMD(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, grad: Tensor, *_: Tensor) -> tuple[Tensor, None, None]:
+        refuse_second_derivative('emd')
         return scale_gradient(ctx.saved_tensors[0], grad, ctx.dtype, ctx.backend), None, None
 
 
@@ -161,7 +173,7 @@ def _measure(heatmap: Tensor, target: Tensor, options: EMDOptions, wants_gradien
     """``measure`` in PyTorch."""
     joints, height, width = heatmap.shape
     dtype = torch.float64 if heatmap.dtype == torch.float64 else torch.float32
-    dots = (centroid(target.to(dtype)) if target.dim() == 3 else target).to(dtype, copy=True)
+    dots = _read_dots(target, dtype, options)
     cost, error = dots.new_empty(joints), dots.new_empty(joints)
     converged = torch.empty(joints, dtype=torch.bool, device=heatmap.device)
     gradient = torch.empty(heatmap.shape if wants_gradient else 0, dtype=dtype, device=heatmap.device)
@@ -177,19 +189,27 @@ def _measure(heatmap: Tensor, target: Tensor, options: EMDOptions, wants_gradien
     return cost, error, converged, dots, gradient
 
 
+def _read_dots(target: Tensor, dtype: torch.dtype, options: EMDOptions) -> Tensor:
+    """Dots (J, 2), a new tensor, from dots or dense targets."""
+    dots = (centroid(target.to(dtype)) if target.dim() == 3 else target).to(dtype, copy=True)
+    return dots if options.subpixel else nearest_cell(dots)
+
+
 def emd_objective(heatmap: Tensor, dots: Tensor, options: EMDOptions) -> Tensor:
     """(J,) the objective whose exact gradient ``emd`` hands back, in cells; no gradient of its own.
 
-    Args and Raises as :func:`emd`.  For tests and for watching what is really being minimised.
+    Arguments as for :func:`emd`.  For tests and for watching what is really being minimised.
     """
+    _check_shapes(heatmap, dots)
     dtype = torch.float64 if heatmap.dtype == torch.float64 else torch.float32
     suppliers = options.supplier.masses(heatmap.detach().to(dtype))
-    result = solve(_problem(suppliers, dots.to(dtype), options), options.solver, options.num_iters)
+    result = solve(_problem(suppliers, _read_dots(dots, dtype, options), options), options.solver, options.num_iters)
     return objective(result, options.potential)
 
 
 def _problem(suppliers: Tensor, dots: Tensor, options: EMDOptions) -> TransportProblem:
-    demanders = dot_demanders(dots, (suppliers.shape[1], suppliers.shape[2]))
+    size = (suppliers.shape[1], suppliers.shape[2])
+    demanders = dot_demanders(dots, size) if options.subpixel else naive_demander(dots, size)
     if options.unbiased:
         mass = unbiased_mass(demanders.mass, options.epsilon, options.ground_distance)
         demanders = type(demanders)(demanders.position, mass)

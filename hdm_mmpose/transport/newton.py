@@ -46,7 +46,9 @@ def solve_newton(
 
     On the CPU the loop ends as soon as every joint has converged; joints that have not after ``max_steps`` get
     ``FALLBACK`` further Sinkhorn iterations, which cannot make them worse, and a warning is given once.  On other devices
-    ``max_steps`` steps are taken without asking the device anything.
+    ``max_steps`` steps are taken without asking the device anything; no step decreases the dual, so the result is no worse
+    than that of the Sinkhorn iterations before them, and ``converged`` says whether it is enough (``TransportMonitorHook``
+    looks at it when it logs).
 
     Args:
         problem: J transport problems.

@@ -16,19 +16,20 @@ def emd_operator(heatmap: Tensor, target: Tensor, options) -> tuple[Tensor, Tens
     return _emd(
         heatmap, target, torch.is_grad_enabled() and heatmap.requires_grad, options.epsilon, options.potential, supplier.name,
         getattr(supplier, 'sharpness', 0.0), options.solver, options.num_iters, options.unbiased, distance.name,
-        getattr(distance, 'scale', 0.0), options.backend,
+        getattr(distance, 'scale', 0.0), options.backend, options.subpixel,
     )[:4]
 
 
 @torch.library.custom_op('hdm_mmpose::emd', mutates_args=())
 def _emd(
     heatmap: Tensor, target: Tensor, wants_gradient: bool, epsilon: float, potential: str, supplier: str, sharpness: float,
-    solver: str, num_iters: int, unbiased: bool, ground_distance: str, scale: float, backend: str,
+    solver: str, num_iters: int, unbiased: bool, ground_distance: str, scale: float, backend: str, subpixel: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     from .emd import EMDOptions, measure  # which imports this file
 
     options = EMDOptions(
         epsilon=epsilon, potential=potential, solver=solver, num_iters=num_iters, unbiased=unbiased, backend=backend,
+        subpixel=subpixel,
         supplier=build_supplier({'type': supplier, **({'sharpness': sharpness} if sharpness else {})}),
         ground_distance=build_ground_distance({'type': ground_distance, **({'scale': scale} if scale else {})}),
     )
@@ -55,7 +56,7 @@ def _keep(ctx, inputs, output) -> None:
 def _backward(ctx, grad: Tensor, *_: Tensor):
     factor = grad[:, None, None]
     scaled = torch.where(factor == 0, 0, factor * ctx.saved_tensors[0]).to(ctx.dtype)
-    return scaled, *([None] * 12)
+    return scaled, *([None] * 13)
 
 
 _emd.register_autograd(_backward, setup_context=_keep)

@@ -88,7 +88,14 @@ class _Supply(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, grad: Tensor) -> tuple[Tensor, None]:
+        refuse_second_derivative('a supplier rule')
         return pull_back(grad, *ctx.saved_tensors), None
+
+
+def refuse_second_derivative(what: str) -> None:
+    """Raise in a backward pass that is itself recorded: its second derivative would silently lack a part."""
+    if torch.is_grad_enabled() and not torch.compiler.is_compiling():
+        raise RuntimeError(f'{what} has no second derivative here: create_graph must be False in its backward pass, got True')
 
 
 def pull_back(grad: Tensor, suppliers: Tensor, rate: Tensor) -> Tensor:

@@ -58,7 +58,7 @@ class Plan:
         dtype: of the computation, float32 or float64.
         dense: whether the target is a map.
         gradient: whether it is wanted.
-        supplier, sharpness, potential, unbiased, solver: as in ``EMDOptions``.
+        supplier, sharpness, potential, unbiased, subpixel, solver: as in ``EMDOptions``.
         scale: of the saturated ground distance, 0 for the Euclidean one.
         log_domain: whether exponents are kept in place of K.
     """
@@ -76,6 +76,7 @@ class Plan:
     sharpness: float
     potential: str
     unbiased: bool
+    subpixel: bool
     solver: str
     scale: float
     log_domain: bool
@@ -343,7 +344,7 @@ def _tile_at(g, j, tiles, view, P: tl.constexpr):
 
 @triton.jit
 def _dense_dot(target_ptr, P: tl.constexpr):
-    """``x, y``: the centre of mass of a dense target; (0, 0) where it is empty."""
+    """``x, y``: the centre of mass of a dense target; (inf, inf) where it is empty."""
     UNROLL: tl.constexpr = P.unroll
     GROUPS: tl.constexpr = P.groups
     total = _zeros(P)
@@ -360,8 +361,9 @@ def _dense_dot(target_ptr, P: tl.constexpr):
             x += t * (cells - row * P.width).to(P.dtype)
             y += t * row.to(P.dtype)
     total, x, y, _ = _sum4((total, x, y, total), P)
-    total = tl.where(total == 0, 1.0, total)
-    return x / total, y / total
+    empty = total == 0
+    total = tl.where(empty, 1.0, total)
+    return tl.where(empty, float('inf'), x / total), tl.where(empty, float('inf'), y / total)
 
 
 @triton.jit
@@ -661,6 +663,9 @@ def _emd_kernel(
     else:
         x = tl.load(target_ptr + 2 * joint).to(P.dtype)
         y = tl.load(target_ptr + 2 * joint + 1).to(P.dtype)
+    if not P.subpixel:  # one demander: three of the four have mass 0
+        x = tl.floor(x + 0.5)
+        y = tl.floor(y + 0.5)
     tl.store(dots_ptr + 2 * joint, x)
     tl.store(dots_ptr + 2 * joint + 1, y)
     x = _clamped(x, P.width - 1)
@@ -787,7 +792,7 @@ def plan_of(height: int, width: int, dtype: torch.dtype, options: EMDOptions, de
         unroll=triton.cdiv(height * width, launch.tile) if launch.resident else 2, resident=launch.resident,
         packed=not INTERPRETED, dtype=TL_DTYPE[dtype], dense=dense, gradient=gradient, supplier=options.supplier.name,
         sharpness=float(getattr(options.supplier, 'sharpness', 1.0)), potential=options.potential,
-        unbiased=options.unbiased, solver=options.solver, scale=float(getattr(options.ground_distance, 'scale', 0.0)),
+        unbiased=options.unbiased, subpixel=options.subpixel, solver=options.solver, scale=float(getattr(options.ground_distance, 'scale', 0.0)),
         log_domain=math.sqrt(2) / options.epsilon > LARGEST_EXPONENT[dtype],
     )
 
@@ -810,15 +815,16 @@ def emd_triton(heatmap: Tensor, target: Tensor, options: EMDOptions, gradient: b
     cost, error = heatmap.new_empty((2, joints), dtype=dtype)
     dots = heatmap.new_empty((joints, 2), dtype=dtype)
     slope = heatmap.new_empty(heatmap.shape if gradient else 0, dtype=dtype)
-    newton = options.solver == 'newton'
+    steps = (WARM_UP, step_budget(options.epsilon)) if options.solver == 'newton' else (options.num_iters, 0)
+    steps = steps if options.subpixel else (0, 0)  # a single demander: nothing to iterate
     tolerance = max(TOLERANCE[dtype], torch.finfo(dtype).eps / options.epsilon)
     high = ctypes.c_float(options.epsilon).value
     if joints:
-        _emd_kernel[(joints,)](
-            heatmap.contiguous(), target.contiguous(), cost, error, dots, slope, high, options.epsilon - high, tolerance,
-            WARM_UP if newton else options.num_iters, step_budget(options.epsilon) if newton else 0,
-            P=plan, num_warps=launch.num_warps, maxnreg=launch.registers,
-        )
+        with torch.cuda.device_of(heatmap):  # Triton launches on the current device, whatever its arguments are on
+            _emd_kernel[(joints,)](
+                heatmap.contiguous(), target.contiguous(), cost, error, dots, slope, high, options.epsilon - high, tolerance,
+                *steps, P=plan, num_warps=launch.num_warps, maxnreg=launch.registers,
+            )
     return cost, error, error <= tolerance, dots, slope
 
 
@@ -828,8 +834,9 @@ def scale_triton(gradient: Tensor, factor: Tensor, dtype: torch.dtype) -> Tensor
     joints, height, width = gradient.shape
     if joints:
         block = min(1024, triton.next_power_of_2(height * width))
-        _scale_kernel[(joints, triton.cdiv(height * width, block))](
-            gradient, factor.contiguous(), output, height * width, BLOCK=block)
+        with torch.cuda.device_of(gradient):
+            _scale_kernel[(joints, triton.cdiv(height * width, block))](
+                gradient, factor.contiguous(), output, height * width, BLOCK=block)
     return output
 
 

@@ -127,6 +127,46 @@ def test_a_batch_without_joints_gives_zero_and_stays_connected(cross_entropy_wei
     assert (output.grad == 0).all()
 
 
+@pytest.mark.parametrize('reduction', ['mean', 'sum'])
+@pytest.mark.parametrize('shape', [(0, K), (B, 0)])
+def test_an_empty_batch_gives_zero(reduction, shape):
+    output = torch.zeros(*shape, H, W, requires_grad=True)
+    loss = EMDHeatmapLoss(reduction=reduction)(output, torch.zeros(*shape, 2), torch.zeros(shape))
+    assert loss.item() == 0 and loss.requires_grad
+
+
+@pytest.mark.parametrize('cross_entropy_weight', [0.0, 0.5])
+@pytest.mark.parametrize('weights', [None, torch.ones(B, K)])
+def test_an_empty_target_is_no_annotation(cross_entropy_weight, weights):
+    """Stock codecs leave the target of a joint that is not annotated at 0, whatever its weight."""
+    output, target = heatmaps(), dense(dots())
+    target[1, 2] = 0
+    loss = EMDHeatmapLoss(cross_entropy_weight=cross_entropy_weight, reduction='none')
+    loss.keep_last_step = True
+    value = loss(output, target, weights)
+    assert value[1, 2] == 0 and (value > 0).sum() == B * K - 1
+    gradient = gradient_of(value.sum(), output)
+    assert (gradient[1, 2] == 0).all() and gradient.isfinite().all()
+    assert not loss.last_step.counts[1, 2] and loss.last_step.dots.isfinite().all()
+
+
+@pytest.mark.parametrize('weight', [-1.0, float('nan')])
+def test_weights_that_make_no_sense_are_refused(weight):
+    weights = torch.ones(B, K)
+    weights[2, 1] = weight
+    with pytest.raises(ValueError, match=f'target_weights must not be negative or NaN, got \\[{weight}\\]'):
+        EMDHeatmapLoss()(heatmaps(), dots(), weights)
+
+
+@pytest.mark.parametrize('potential', ['shannon', 'product'])
+def test_the_naive_variant_counts_from_the_cell_that_holds_the_dot(potential):
+    target = dots()
+    loss = EMDHeatmapLoss(potential=potential, subpixel=False)
+    assert not loss.options.unbiased
+    output = heatmaps()
+    assert torch.equal(loss(output, target), loss(output, (target + 0.5).floor()))
+
+
 @pytest.mark.parametrize('cross_entropy_weight', [0.0, 0.5])
 @pytest.mark.parametrize('form', ['coordinates', 'dense'])
 @pytest.mark.parametrize('spoilt', ['map', 'target', 'both'])

@@ -24,6 +24,7 @@ from hdm_mmpose.transport import (
 from hdm_mmpose.transport.sub_pixel import decode_square
 from hdm_mmpose.transport.suppliers import Softplus
 from tests.transport.families import dot_map, dots_in, problem_of, random_dots
+from tools.measuring import peak_memory
 
 SIZE = (7, 5)
 DOTS = dots_in(SIZE)
@@ -267,6 +268,38 @@ def test_only_the_cost_carries_a_gradient():
     assert not emd(torch.randn(len(DOTS), *SIZE), DOTS, options()).cost.requires_grad
 
 
+@pytest.mark.parametrize('other', ['emd', 'supplier'])
+def test_a_second_derivative_is_refused(other):
+    """It would lack a part without a word: gradients are computed in the forward pass, as constants."""
+    heatmap = torch.randn(2, *SIZE, dtype=torch.float64, requires_grad=True)
+    how = options(supplier='softmax')
+    value = emd(heatmap, DOTS[:2], how).cost if other == 'emd' else how.supplier(heatmap).square()
+    with pytest.raises(RuntimeError, match='no second derivative here: create_graph must be False'):
+        torch.autograd.grad(value.sum() + heatmap.square().sum(), heatmap, create_graph=True)
+
+
+@pytest.mark.parametrize('potential', POTENTIALS)
+@pytest.mark.parametrize('solver', ['newton', 'sinkhorn'])
+def test_without_subpixel_one_demander_takes_everything(potential, solver):
+    """Value and gradient as from four demanders, of which the naive dot leaves three without mass; no iterations."""
+    heatmap = torch.randn(len(DOTS), *SIZE, dtype=torch.float64)
+    dots = DOTS + 0.2
+    whole = (dots + 0.5).floor()
+    wanted, slope = value_and_gradient(heatmap, whole, options(potential=potential))
+    got, gradient = value_and_gradient(heatmap, dots, options(potential=potential, solver=solver, num_iters=1, subpixel=False))
+    assert torch.equal(got.dots, whole)
+    assert torch.allclose(got.cost, wanted.cost, atol=1e-12) and torch.allclose(gradient, slope, atol=1e-10)
+    assert got.converged.all()
+
+
+def test_no_more_memory_than_eight_heatmaps():
+    """Forward and backward, on top of the map and its target (tools/benchmark_transport.py measures 4.3)."""
+    heatmap, dots = torch.randn(32 * 17, 64, 48, requires_grad=True), torch.rand(32 * 17, 2) * 47
+    how = options(supplier='softmax', ground_distance='saturated', potential='product', unbiased=True)
+    peak = peak_memory(lambda: emd(heatmap, dots, how).cost.sum().backward(), 'cpu')
+    assert heatmap.nbytes <= peak < 8 * heatmap.nbytes
+
+
 def test_unbiased_changes_the_demanders_and_nothing_else():
     """At a large epsilon the corrected masses are spread evenly over the square, whatever the dot is."""
     heatmap = torch.randn(2, *SIZE, dtype=torch.float64).expand(2, *SIZE)[:1].repeat(2, 1, 1)
@@ -301,6 +334,10 @@ class TestOptions:
         with pytest.raises(ValueError, match=f"unbiased demanders exist for potential='product' only, got potential='{potential}'"):
             options(potential=potential, unbiased=True)
 
+    def test_a_single_demander_has_no_bias_to_correct(self):
+        with pytest.raises(ValueError, match='unbiased must be False with subpixel=False'):
+            options(potential='product', unbiased=True, subpixel=False)
+
     def test_compare(self):
         assert options() == options() != options(0.5)
         assert options(ground_distance='saturated').ground_distance == Saturated(2.0)
@@ -318,3 +355,5 @@ class TestOptions:
 def test_shapes_must_fit(shape, dots, message):
     with pytest.raises(ValueError, match=message):
         emd(torch.zeros(shape), torch.zeros(dots), options())
+    with pytest.raises(ValueError, match=message):
+        emd_objective(torch.zeros(shape), torch.zeros(dots), options())

@@ -124,7 +124,7 @@ def test_operator_is_well_formed():
     from hdm_mmpose.transport.operator import _emd
 
     heatmap = torch.randn(3, 5, 4, requires_grad=True)
-    arguments = (heatmap, torch.rand(3, 2), True, 0.5, 'product', 'softplus', 5.0, 'newton', 10, False, 'saturated', 2.0, 'auto')
+    arguments = (heatmap, torch.rand(3, 2), True, 0.5, 'product', 'softplus', 5.0, 'newton', 10, False, 'saturated', 2.0, 'auto', True)
     torch.library.opcheck(_emd, arguments)
 
 

@@ -202,9 +202,17 @@ def test_dense_targets(launch):
     heatmap = maps(3, 7, 5)
     cost, error, _, dots, gradient = emd_triton(heatmap.to(DEVICE), target.to(DEVICE), options(), True, launch)
     torch.testing.assert_close(dots.cpu(), centroid(target), rtol=0, atol=1e-12)
+    assert dots[2].isinf().all()
     wanted, slope = reference(heatmap, centroid(target), options())
     torch.testing.assert_close(cost.cpu(), wanted.cost.detach(), rtol=0, atol=1e-10)
     torch.testing.assert_close(gradient.cpu(), slope, rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize('potential', ['shannon', 'product', 'sharp'])
+def test_without_subpixel(potential):
+    dots = torch.tensor([[3.3, 4.5], [-0.6, 2.6]], dtype=torch.float64)
+    _, _, read = agree(maps(2, 7, 5), dots, options(potential=potential, subpixel=False))
+    assert read.tolist() == [[3, 5], [-1, 3]]
 
 
 @pytest.mark.parametrize('solver', ['newton', 'sinkhorn'])
