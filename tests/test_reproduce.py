@@ -20,6 +20,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
+from mmengine.config import Config
 
 from tests.real_data import REPOSITORY
 from tools.reproduction import commands, data_check, manifest, report, runner, server_files, state
@@ -224,6 +225,31 @@ def test_command_for_slurm(tmp_path):
     assert test.startswith('GPUS=16 GPUS_PER_NODE=8') and '--dump' in test
 
 
+def test_slurm_nodes_are_those_of_the_user(tmp_path, monkeypatch):
+    monkeypatch.setenv('GPUS_PER_NODE', '4')
+    train, test = dry('table3-hrnet-w32-ours', '--slurm', 'gpu', '--slurm-gpus', 16, tmp_path=tmp_path)
+    assert train.startswith('GPUS=16 GPUS_PER_NODE=4 ') and test.startswith('GPUS=16 GPUS_PER_NODE=4 ')
+
+
+def test_training_is_validated_on_the_boxes_it_is_evaluated_on(tmp_path):
+    """Otherwise one file more would be needed, and the best checkpoint be chosen by it."""
+    train = dry('table1-res152', '--gpus', 8, '--boxes', 'ap65', tmp_path=tmp_path)[0]
+    assert 'val_dataloader.dataset.bbox_file=data/coco/person_detection_results/COCO_val2017_detections_AP_H_651' in train
+    assert 'bbox_file' not in dry('table3-res152', '--gpus', 8, '--boxes', 'ap65', tmp_path=tmp_path)[0]
+
+
+def test_what_counts_iterations_becomes_slower_where_gradients_are_accumulated(tmp_path):
+    words = ['beyond-cspnext-m-udp', '--gpus', 2]
+    text = cli('--work-dirs', tmp_path, 'run', *words, '--dry-run')
+    assert 'optim_wrapper.accumulative_counts=4 param_scheduler.0.end=4000 custom_hooks.0.interval=4 custom_hooks.0.gamma=8000' in text
+    assert 'note: its SyncBN normalises over 512 pictures here, 2048 in the recipe' in text
+
+
+def test_options_reach_training_and_evaluation(tmp_path):
+    lines = dry('table1-res152', '--gpus', 8, '--cfg-options', 'model.test_cfg.flip_test=False', tmp_path=tmp_path)
+    assert len(lines) == 2 and all(line.endswith('model.test_cfg.flip_test=False') for line in lines)
+
+
 def test_command_on_one_process_and_for_test_dev(tmp_path):
     train, test = dry('table2-res152', '--gpus', 0, '--batch', 64, '--amp', '--boxes', 'ap65', tmp_path=tmp_path)
     assert train.startswith(f'{sys.executable} {REPOSITORY}/tools/train.py ') and '--amp' in train
@@ -263,6 +289,17 @@ def test_a_figure_runs_the_rows_it_is_made_from_first(tmp_path):
     assert '--first 2 --last 15' in tool
 
 
+def test_a_figure_takes_the_evaluated_checkpoints_to_a_device_of_the_place(tmp_path, monkeypatch):
+    config = 'td-hm_hrnet-w48_{}-8xb64-210e_mpii-256x256'
+    places = ' '.join(f'{tmp_path}/{config.format(name)}/seed-0/CHECKPOINT' for name in ('mse', 'hdm-paper'))
+    tool = dry('figure-supplement-1', '--gpus', 8, tmp_path=tmp_path)[-1]
+    assert f'compare_heatmaps.py {places} --device cuda' in tool
+    assert '--device cpu' in dry('figure-supplement-1', '--gpus', 0, tmp_path=tmp_path)[-1]
+    monkeypatch.setenv('SRUN_ARGS', '--time 60')
+    tool = dry('figure-supplement-1', '--slurm', 'gpu', tmp_path=tmp_path)[-1]
+    assert tool.startswith('srun -p gpu --job-name=figure-supplement-1 --gres=gpu:1 --ntasks=1 --cpus-per-task=5 --time 60 ')
+
+
 # ------------------------------------------------------------------------------------------------------------- running
 
 TRAIN = """
@@ -289,7 +326,7 @@ pathlib.Path({path!r}).write_text(json.dumps(metrics))
 def fake_tools(monkeypatch):
     """Trainings of three epochs that take no time; rows called bad fail."""
 
-    def train(known, row, folder, seed, place):
+    def train(known, row, folder, seed, place, boxes=''):
         text = TRAIN.format(folder=str(folder), fails='bad' in row.id, pause=0.2 if 'slow' in row.id else 0)
         return Command((sys.executable, '-c', text))
 
@@ -298,6 +335,7 @@ def fake_tools(monkeypatch):
 
     monkeypatch.setattr(commands, 'train', train)
     monkeypatch.setattr(commands, 'evaluate', evaluate)
+    monkeypatch.setattr(commands, 'read_config', lambda path: Config(dict(model={})))
 
 
 def run_rows(known, base: Path, *names: str, **options) -> dict:
@@ -322,6 +360,28 @@ def test_rows_run_one_after_the_other_and_a_failing_one_is_reported(tmp_path, fa
     capsys.readouterr()
     assert not run_rows(known, tmp_path / 'work', 'one')
     assert capsys.readouterr().out.count('done before') == 2
+
+
+def test_a_training_with_other_options_is_not_taken_for_this_one(tmp_path, fake_tools):
+    known = small_manifest(tmp_path, [{'id': 'one', 'config': 'configs/one.py'}])
+    short = Place(0, options=('train_cfg.max_epochs=1',))
+    assert not runner.Runner(known, tmp_path / 'work', short).run(known.select(['one']), [0])
+    failures = run_rows(known, tmp_path / 'work', 'one')
+    assert "holds a training with the options ['train_cfg.max_epochs=1'], asked for is []" in failures['one seed 0']
+    assert not run_rows(known, tmp_path / 'elsewhere', 'one')
+
+
+def test_commit_and_hardware_are_those_of_every_start(tmp_path, fake_tools, monkeypatch):
+    commits = iter(['first', 'second', 'third', 'fourth'])
+    monkeypatch.setattr(state, 'commit', lambda: next(commits))
+    known = small_manifest(tmp_path, [{'id': 'bad', 'config': 'configs/one.py'}, {'id': 'one', 'config': 'configs/one.py'}])
+    folder = tmp_path / 'work' / 'one' / 'seed-0'
+    run_rows(known, tmp_path / 'work', 'bad', hardware='2 x Abacus')
+    assert not run_rows(known, tmp_path / 'work', 'one', hardware='8 x Abacus')
+    found = state.read(folder)
+    assert found['train']['commit'] == ['first', 'second'] and found['train']['hardware'] == ['2 x Abacus', '8 x Abacus']
+    assert found['evaluations']['coco-val-ap56']['commit'] == ['third']
+    assert report.measure(known, tmp_path / 'work', known.rows['one'], 'ap56').commit == 'first / second'
 
 
 def test_a_figure_made_from_a_failed_row_is_reported(tmp_path, fake_tools):
@@ -422,17 +482,19 @@ def test_status_says_how_far_a_row_is(tmp_path, rows):
 
 @pytest.fixture
 def measured(tmp_path, rows):
-    """Two seeds of one row, one of another, hand-made."""
-    def finish(row: str, seed: int, figures: list[float]) -> None:
+    """Two seeds of one row, one of another, one of a third with a shorter schedule, hand-made."""
+    def finish(row: str, seed: int, figures: list[float], changes: list[str] | None = None) -> None:
         columns = rows.tables[rows.rows[row].table].columns
         name = 'mpii-val' if row.startswith('table3') else 'coco-val-ap56'
         evaluation = {'status': 'done', 'metrics': dict(zip(columns, figures, strict=True))}
         folder = state.work_dir(tmp_path, rows.rows[row], seed)
-        state.write(folder, {'hardware': '8 x Abacus', 'commit': 'abc123', 'evaluations': {name: evaluation}})
+        train = {'status': 'done', 'hardware': ['8 x Abacus'], 'commit': ['abc123'], 'changes': changes or []}
+        state.write(folder, {'train': train, 'evaluations': {name: evaluation}})
 
     finish('table1-hrnet-w48-ours', 0, [78.0, 92.0, 85.0, 75.0, 85.0, 83.0])
     finish('table1-hrnet-w48-ours', 1, [79.0, 92.0, 85.0, 75.0, 85.0, 83.0])
     finish('table3-res152', 0, [89.04, 97, 96, 90, 85, 89, 85, 81])
+    finish('table1-hrnet-w32', 0, [1.0, 2.0, 1.0, 1.0, 1.0, 2.0], ['train_cfg.max_epochs=1'])
     return tmp_path
 
 
@@ -447,6 +509,12 @@ def test_report_shows_paper_measurement_and_difference(rows, measured):
     names = [line.split('|')[2].strip() for line in lines[start:start + 4]]
     assert names == ['paper', 'MMPose publishes', 'measured', 'difference']
     assert lines[start + 3].split('|')[3].strip() == '-0.6'  # 89.0 as printed minus 89.6
+
+
+def test_a_changed_recipe_is_reported_as_such_and_is_no_model(rows, measured):
+    lines = [line for line in report.markdown(rows, measured, 'ap56').splitlines() if '8 x Abacus' in line]
+    assert len([line for line in lines if '| measured with train_cfg.max_epochs=1 | 1.0 |' in line]) >= 1
+    assert 'hrnet-w32' not in report.metafile(rows, measured, 'ap56')
 
 
 def test_a_folder_put_aside_is_not_reported(rows, measured):
@@ -589,7 +657,7 @@ def entry(**changes) -> dict:
 
 
 def test_server_zip_holds_the_json_the_server_takes(tmp_path):
-    (tmp_path / 'results.json').write_text(json.dumps([entry(), entry(image_id=8)]))
+    (tmp_path / 'results.json').write_text(json.dumps([entry(score=1.25), entry(image_id=8)]))
     (tmp_path / 'info.json').write_text(json.dumps({'images': [{'id': 7}, {'id': 8}]}))
     path = server_files.coco_server_zip(tmp_path / 'results.json', tmp_path / 'info.json', 'td-hm_w48', tmp_path, most=2)
     assert path.name == 'person_keypoints_test-dev2017_td-hm-w48_results.zip'
@@ -597,6 +665,7 @@ def test_server_zip_holds_the_json_the_server_takes(tmp_path):
         assert archive.namelist() == ['person_keypoints_test-dev2017_td-hm-w48_results.json']
         content = json.loads(archive.read(archive.namelist()[0]))
     assert [set(each) for each in content] == [{'image_id', 'category_id', 'keypoints', 'score'}] * 2
+    assert [each['score'] for each in content] == [1, 0.4]  # above 1 from a Gaussian's map: scaled, in the same order
 
 
 @pytest.mark.parametrize(('entries', 'message'), [
@@ -606,7 +675,8 @@ def test_server_zip_holds_the_json_the_server_takes(tmp_path):
     ([entry(), entry(category_id=2)], 'entry 1 of the results: category_id must be 1'),
     ([entry(keypoints=[1.0] * 48)], 'keypoints must be 51 finite numbers'),
     ([entry(keypoints=[float('nan')] * 51)], 'keypoints must be 51 finite numbers'),
-    ([entry(score=1.5)], r'score must lie in \[0, 1\], got 1.5'),
+    ([entry(score=-0.5)], r'score must be a finite number of 0 or more, got -0.5'),
+    ([entry(score=float('nan'))], r'score must be a finite number of 0 or more, got nan'),
 ])
 def test_results_the_server_would_refuse_are_named(entries, message):
     with pytest.raises(ValueError, match=message):

@@ -98,7 +98,7 @@ def test_a_killed_row_continues_a_failing_one_is_reported_and_the_rest_runs(coco
     assert known['train']['status'] == 'done' and state.last_epoch(folder) == 4
     assert 0 <= known['evaluations']['coco-val-ap56']['metrics']['AP'] <= 100
     assert known['evaluations']['coco-val-ap56']['checkpoint'].startswith('best_coco_AP_epoch_')
-    assert 'CPU process' in known['hardware']
+    assert 'CPU process' in known['train']['hardware'][0]
 
     (archive,) = map(Path, known['evaluations']['coco-test-dev']['files'])
     assert archive.name == 'person_keypoints_test-dev2017_good_results.zip'

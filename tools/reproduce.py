@@ -97,7 +97,8 @@ def _run_options(run: argparse.ArgumentParser) -> None:
     run.add_argument('--again', action='store_true', help='repeat evaluations and figures that are done')
     run.add_argument('--take-over', action='store_true', help='go on with what another machine ran, which is gone')
     run.add_argument('--dry-run', action='store_true', help='print the commands and run nothing')
-    run.add_argument('--cfg-options', nargs='+', default=[], help='further options for training')
+    run.add_argument('--cfg-options', nargs='+', default=[], help='further options, for training and evaluation')
+    run.add_argument('--hardware', default='', help="what the report calls the devices (default: what is found here)")
 
 
 def _base(args: argparse.Namespace) -> Path:
@@ -145,7 +146,8 @@ def run_rows(args: argparse.Namespace, known: Manifest) -> int:
         if value < least:
             raise ValueError(f'{name} must be {least} or more, got {value}')
     place = Place(gpus, args.slurm, args.batch, tuple(args.cfg_options), args.amp)
-    runner = Runner(known, _base(args), place, args.boxes, args.checkpoint, args.dry_run, args.again, args.take_over)
+    runner = Runner(
+        known, _base(args), place, args.boxes, args.checkpoint, args.dry_run, args.again, args.take_over, args.hardware)
     failures = runner.run(data_check.with_needed(known, _chosen(args, known)), list(dict.fromkeys(args.seeds)))
     for label, reason in failures.items():
         print(f'failed: {label}: {reason}')

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import shlex
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from .manifest import ROOT, Launch, Manifest, Row
 
@@ -19,7 +23,7 @@ class Place:
         gpus: devices, which is also the number of processes; 0 and 1 both mean one process.
         partition: Slurm partition; empty for this machine.
         batch: batch per device; 0 for the recipe's, or less where fewer are enough for the recipe's total.
-        options: further ``--cfg-options`` for training.
+        options: further ``--cfg-options``, for training and evaluation.
         amp: whether to train with mixed precision.
     """
 
@@ -38,23 +42,36 @@ class Command:
     environment: tuple[tuple[str, str], ...] = ()
 
     def __str__(self) -> str:
-        import shlex
-
         return ' '.join([*(f'{name}={value}' for name, value in self.environment), shlex.join(self.arguments)])
 
 
-def train(manifest: Manifest, row: Row, folder: Path, seed: int, place: Place) -> Command:
-    """The command that trains a row, or continues its training."""
-    config = manifest.config_path(row.config)
-    options = [f'randomness.seed={seed}', *batch_options(config, row.launch, place), *place.options]
-    flags = ['--resume', *(['--amp'] if place.amp else []), '--cfg-options', *options]
+def train(manifest: Manifest, row: Row, folder: Path, seed: int, place: Place, boxes: str = '') -> Command:
+    """The command that trains a row, or continues its training; validated on the person boxes ``boxes`` on the way."""
+    path = manifest.config_path(row.config)
+    config = read_config(path)
+    options = [f'randomness.seed={seed}', *batch_options(config, row.launch, place), *_boxes_option(manifest, config, boxes)]
+    flags = ['--resume', *(['--amp'] if place.amp else []), '--cfg-options', *options, *place.options]
     if place.partition:
-        positional = [place.partition, f'{row.id}-{seed}', str(config), str(folder)]
+        positional = [place.partition, f'{row.id}-{seed}', str(path), str(folder)]
         return Command((str(TOOLS / 'slurm_train.sh'), *positional, *flags), _slurm(place))
     flags = ['--work-dir', str(folder), *flags]
     if place.gpus > 1:
-        return Command((str(TOOLS / 'dist_train.sh'), str(config), str(place.gpus), *flags))
-    return Command((sys.executable, str(TOOLS / 'train.py'), str(config), *flags))
+        return Command((str(TOOLS / 'dist_train.sh'), str(path), str(place.gpus), *flags))
+    return Command((sys.executable, str(TOOLS / 'train.py'), str(path), *flags))
+
+
+def read_config(path: Path) -> Any:
+    """A config, without what it imports."""
+    from mmengine.config import Config
+
+    return Config.fromfile(path, import_custom_modules=False)
+
+
+def _boxes_option(manifest: Manifest, config: Any, boxes: str) -> list[str]:
+    own = config.val_dataloader.dataset.get('bbox_file')
+    if not own or not boxes or own == manifest.boxes[boxes]['file']:
+        return []
+    return [f'val_dataloader.dataset.bbox_file={manifest.boxes[boxes]["file"]}']
 
 
 def evaluate(
@@ -65,7 +82,7 @@ def evaluate(
     flags = ['--work-dir', str(folder), '--out', str(folder / 'metrics.json')]
     if evaluation.startswith('mpii'):
         flags += ['--dump', str(folder / 'predictions.pkl')]
-    options = evaluation_options(manifest, evaluation, folder, boxes)
+    options = [*evaluation_options(manifest, evaluation, folder, boxes), *place.options]
     flags += ['--cfg-options', *options] if options else []
     if place.partition:
         positional = [place.partition, f'{row.id}-{evaluation}', str(config), str(checkpoint)]
@@ -75,23 +92,34 @@ def evaluate(
     return Command((sys.executable, str(TOOLS / 'test.py'), str(config), str(checkpoint), *flags))
 
 
-def figure(manifest: Manifest, row: Row, work_dirs: list[Path], folder: Path) -> Command:
-    """The command that makes a figure from trained rows."""
+def figure(manifest: Manifest, row: Row, work_dirs: list[Path], checkpoints: list[Path], folder: Path, place: Place) -> Command:
+    """The command that makes a figure from trained rows, on one device."""
+    device = 'cuda' if place.gpus else 'cpu'
     arguments: list[str] = []
     for word in row.tool.split():
-        arguments += [str(each) for each in work_dirs] if word == '{work_dirs}' else [word.format(out=folder)]
-    return Command((sys.executable, str(manifest.root / arguments[0]), *arguments[1:]))
+        many = {'{work_dirs}': work_dirs, '{checkpoints}': checkpoints}.get(word)
+        arguments += [word.format(out=folder, device=device)] if many is None else map(str, many)
+    tool = (sys.executable, str(manifest.root / arguments[0]), *arguments[1:])
+    return Command((*_srun(row, place), *tool) if place.partition else tool)
+
+
+def _srun(row: Row, place: Place) -> list[str]:
+    cpus = os.environ.get('CPUS_PER_TASK', '5')
+    more = shlex.split(os.environ.get('SRUN_ARGS', ''))
+    return ['srun', '-p', place.partition, f'--job-name={row.id}', '--gres=gpu:1', '--ntasks=1', f'--cpus-per-task={cpus}', *more]
 
 
 def _slurm(place: Place) -> tuple[tuple[str, str], ...]:
-    return ('GPUS', str(place.gpus)), ('GPUS_PER_NODE', str(min(place.gpus, 8)))
+    per_node = min(place.gpus, int(os.environ.get('GPUS_PER_NODE', 8)))
+    return ('GPUS', str(place.gpus)), ('GPUS_PER_NODE', str(per_node))
 
 
-def batch_options(config: Path, launch: Launch, place: Place) -> list[str]:
+def batch_options(config: Any, launch: Launch, place: Place) -> list[str]:
     """Options that keep the recipe's total batch on another number of devices.
 
-    Fewer devices accumulate gradients over several iterations; the warm-up, which counts iterations, becomes longer by the
-    same factor. Batch normalisation still sees one device's batch.
+    Fewer devices accumulate gradients over several iterations; what counts iterations, the warm-up and the moving average of
+    the weights, becomes slower by the same factor. Batch normalisation sees one device's batch, or that of all devices under
+    SyncBN, which then is a smaller one.
 
     Raises:
         ValueError: the total cannot be divided so.
@@ -106,19 +134,39 @@ def batch_options(config: Path, launch: Launch, place: Place) -> list[str]:
         )
     options = [] if batch == launch.batch else [f'train_dataloader.batch_size={batch}']
     if steps > 1:
-        options += [f'optim_wrapper.accumulative_counts={steps}', *_longer_warm_up(config, steps)]
+        options += [f'optim_wrapper.accumulative_counts={steps}', *_slower_by_iteration(config, steps)]
     return options
 
 
-def _longer_warm_up(config: Path, factor: int) -> list[str]:
-    from mmengine.config import Config
-
-    schedule = Config.fromfile(config, import_custom_modules=False).param_scheduler
-    return [
+def _slower_by_iteration(config: Any, factor: int) -> list[str]:
+    options = [
         f'param_scheduler.{index}.end={each["end"] * factor}'
-        for index, each in enumerate(schedule)
+        for index, each in enumerate(config.param_scheduler)
         if not each.get('by_epoch', True)
     ]
+    for index, hook in enumerate(config.get('custom_hooks') or []):
+        if hook['type'] == 'EMAHook':
+            options.append(f'custom_hooks.{index}.interval={hook.get("interval", 1) * factor}')
+            if hook.get('ema_type') == 'ExpMomentumEMA':  # its momentum settles over so many iterations, not updates
+                options.append(f'custom_hooks.{index}.gamma={hook.get("gamma", 2000) * factor}')
+    return options
+
+
+def synchronised_pictures(config: Any, launch: Launch, place: Place) -> tuple[int, int] | None:
+    """Pictures per batch normalisation here and in the recipe, where SyncBN makes them differ; otherwise None."""
+    if not _mentions(config.model, 'SyncBN'):
+        return None
+    processes = max(place.gpus, 1)
+    here = processes * (place.batch or min(launch.batch, max(launch.total // processes, 1)))
+    return None if here == launch.total else (here, launch.total)
+
+
+def _mentions(value: Any, name: str) -> bool:
+    if isinstance(value, Mapping):
+        return any(_mentions(each, name) for each in value.values())
+    if isinstance(value, list | tuple):
+        return any(_mentions(each, name) for each in value)
+    return value == name
 
 
 def evaluation_options(manifest: Manifest, evaluation: str, folder: Path, boxes: str) -> list[str]:

@@ -16,12 +16,13 @@ from .runner import evaluation_name
 
 @dataclass(frozen=True)
 class Measurement:
-    """What was measured for a row: the figures of each seed, and where they come from."""
+    """What was measured for a row: the figures of each seed, where they come from, and what was changed in the recipe."""
 
     seeds: tuple[int, ...] = ()
     figures: tuple[tuple[float, ...], ...] = ()
     hardware: str = ''
     commit: str = ''
+    changes: str = ''
 
     def mean(self) -> list[float | None]:
         """Mean over the seeds per column, empty without a measurement."""
@@ -57,11 +58,14 @@ def measure(manifest: Manifest, base: Path, row: Row, boxes: str) -> Measurement
         result = known.get('evaluations', {}).get(name, {})
         if result.get('status') == state.DONE and result.get('metrics'):
             figures = tuple(result['metrics'][column] for column in table.columns)
-            found.append((int(folder.name.removeprefix('seed-')), figures, known))
+            found.append((int(folder.name.removeprefix('seed-')), figures, known.get('train', {})))
     if not found:
         return Measurement()
-    seeds, figures, known = zip(*found, strict=True)
-    origins = [' / '.join(dict.fromkeys(each.get(key, '') for each in known)) for key in ('hardware', 'commit')]
+    seeds, figures, trainings = zip(*found, strict=True)
+    origins = [
+        ' / '.join(dict.fromkeys(value for training in trainings for value in training.get(key, [])))
+        for key in ('hardware', 'commit', 'changes')
+    ]
     return Measurement(seeds, figures, *origins)
 
 
@@ -80,7 +84,8 @@ def lines(row: Row, measured: Measurement) -> list[Line]:
     if spread:
         cells = [f'{cell} ± {_figure(deviation)}' for cell, deviation in zip(cells, spread, strict=True)]
     seeds = ', '.join(map(str, measured.seeds))
-    printed.append(Line('measured', tuple(cells), (seeds, measured.hardware, measured.commit)))
+    what = f'measured with {measured.changes}' if measured.changes else 'measured'
+    printed.append(Line(what, tuple(cells), (seeds, measured.hardware, measured.commit)))
     if row.paper:
         values = zip(row.paper, mean or [None] * columns, strict=True)
         printed.append(Line('difference', tuple(_difference(paper, value) for paper, value in values)))
@@ -195,11 +200,11 @@ def _html_list(items: list[str]) -> str:
 
 
 def metafile(manifest: Manifest, base: Path, boxes: str) -> str:
-    """Entries for model-index.yml: the configs that were measured, and nothing else."""
+    """Entries for model-index.yml: the configs that were measured as they are, and nothing else."""
     models: dict[str, dict] = {}
     for row in manifest.rows.values():
         measured = measure(manifest, base, row, boxes)
-        if measured.figures and row.config not in models:
+        if measured.figures and not measured.changes and row.config not in models:
             models[row.config] = _model(manifest, row, measured)
     title, url = manifest.paper['title'], manifest.paper['url']
     collection = {'Name': 'Heatmap Distribution Matching', 'Paper': {'Title': title, 'URL': url}}

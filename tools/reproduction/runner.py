@@ -36,6 +36,7 @@ class Runner:
         dry: print commands instead of running them.
         again: repeat evaluations and figures that are done.
         take_over: go on with what is marked as running, in a process that cannot be seen from here.
+        hardware: what the report calls the devices; empty: read off this machine, or the partition's name.
     """
 
     manifest: Manifest
@@ -46,6 +47,7 @@ class Runner:
     dry: bool = False
     again: bool = False
     take_over: bool = False
+    hardware: str = ''
     failures: dict[str, str] = field(default_factory=dict)
     _failed_folders: set[Path] = field(default_factory=set)
 
@@ -68,7 +70,9 @@ class Runner:
         folder = state.work_dir(self.base, row, seed)
         if folder in self._failed_folders:
             raise StepFailed(f'its training failed for an earlier row, see {folder / "train.log"}')
-        command = commands.train(self.manifest, row, folder, seed, self.place)
+        command = commands.train(self.manifest, row, folder, seed, self.place, self.boxes)
+        self._refuse_other_options(folder)
+        self._tell_of_smaller_batches(row)
         try:
             self._step(row, folder, ('train',), command, 'train.log')
         except StepFailed:
@@ -77,6 +81,24 @@ class Runner:
         evaluation = self.manifest.tables[row.table].evaluation
         if evaluation:
             self._evaluate(row, evaluation, folder)
+
+    def _changes(self) -> list[str]:
+        """What the command line changes in the recipe, as the report shows it."""
+        return [*(['--amp'] if self.place.amp else []), *self.place.options]
+
+    def _refuse_other_options(self, folder: Path) -> None:
+        """A training is one row's measurement: one begun with other options must not be continued or taken for this."""
+        before = state.read(folder).get('train')
+        if before and before.get('changes', []) != self._changes():
+            raise StepFailed(
+                f'{folder} holds a training with the options {before.get("changes", [])}, asked for is {self._changes()}: '
+                'name another folder with --work-dirs, or remove this one')
+
+    def _tell_of_smaller_batches(self, row: Row) -> None:
+        config = commands.read_config(self.manifest.config_path(row.config))
+        pictures = commands.synchronised_pictures(config, row.launch, self.place)
+        if pictures:
+            print(f'[{row.id}] note: its SyncBN normalises over {pictures[0]} pictures here, {pictures[1]} in the recipe')
 
     def _evaluate(self, row: Row, evaluation: str, folder: Path) -> None:
         boxes = self.boxes if evaluation == 'coco-val' else ''
@@ -113,7 +135,8 @@ class Runner:
         if failed:
             raise StepFailed(f'it is made from {", ".join(failed)}, which failed')
         work_dirs = [state.work_dir(self.base, each, seed) for each in needed]
-        command = commands.figure(self.manifest, row, work_dirs, folder)
+        checkpoints = [each / 'CHECKPOINT' if self.dry else state.checkpoint(each, self.checkpoint) for each in work_dirs]
+        command = commands.figure(self.manifest, row, work_dirs, checkpoints, folder, self.place)
         self._step(row, folder, ('tool',), command, 'tool.log')
 
     def _step(self, row, folder: Path, keys: tuple[str, ...], command: Command, log: str, results=None, finish=dict):
@@ -132,7 +155,7 @@ class Runner:
             raise StepFailed(f'{keys[-1]} is running already, {where}; if that is gone: run with --take-over')
         verb = 'continues' if before else 'starts'
         print(f'[{row.id}] {keys[-1]} {verb}, log in {folder / log}', flush=True)
-        step = state.started(list(command.arguments), folder / log)
+        step = state.started(list(command.arguments), folder / log) | self._origin(before if keys == ('train',) else {})
         folder.mkdir(parents=True, exist_ok=True)
         self._keep(row, folder, keys, step)
         self._execute(command, folder / log, lambda pid: self._keep(row, folder, keys, step | {'pid': pid}), step)
@@ -151,19 +174,24 @@ class Runner:
         except (ValueError, OSError, KeyError) as error:
             step.update(status=state.FAILED, reason=f'{type(error).__name__}: {error}')
 
+    def _origin(self, before: dict) -> dict:
+        """Where a step comes from, as it begins; of a continued training, all places and commits in turn."""
+        place, here = self.place, self.hardware
+        if not here:
+            here = f'{place.gpus} GPUs of {place.partition}' if place.partition else state.hardware(place.gpus)
+        now = {'hardware': [here], 'commit': [state.commit()]}
+        return {key: list(dict.fromkeys([*before.get(key, []), *now[key]])) for key in now} | {'changes': self._changes()}
+
     def _keep(self, row: Row, folder: Path, keys: tuple[str, ...], step: dict) -> None:
         known = state.read(folder)
-        if not known.get('commit') or keys == ('train',):
-            partition = self.place.partition
-            hardware = f'{self.place.gpus} GPUs of {partition}' if partition else state.hardware(self.place.gpus)
-            known.update(config=row.config, commit=state.commit(), hardware=hardware)
+        known['config'] = row.config
         parent = known.setdefault(keys[0], {}) if len(keys) > 1 else known
         parent[keys[-1]] = step
         state.write(folder, known)
 
     def _execute(self, command: Command, log: Path, on_start, step: dict) -> None:
         """Run a command to its end, its output going to ``log``; an interrupt ends the command too."""
-        environment = os.environ | dict(command.environment) | _environment()
+        environment = os.environ | dict(command.environment) | _environment(self.place)
         with log.open('a') as output:
             output.write(f'$ {command}\n')
             output.flush()
@@ -204,14 +232,16 @@ def _get(known: dict, keys: tuple[str, ...]) -> dict:
     return known
 
 
-def _environment() -> dict[str, str]:
-    """The interpreter's folder first, so that the shell launchers use it, and a port that is free now."""
-    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get('PATH', '')])
+def _environment(place: Place) -> dict[str, str]:
+    """The interpreter's folder first, so that the shell launchers use it, a port that is free now, and no GPU for 0."""
+    extra = {'PATH': os.pathsep.join([str(Path(sys.executable).parent), os.environ.get('PATH', '')])}
+    if not place.gpus:
+        extra['CUDA_VISIBLE_DEVICES'] = ''
     if 'PORT' in os.environ:
-        return {'PATH': path}
+        return extra
     with socket.socket() as free:
         free.bind(('127.0.0.1', 0))
-        return {'PATH': path, 'PORT': str(free.getsockname()[1])}
+        return extra | {'PORT': str(free.getsockname()[1])}
 
 
 def _end(process: subprocess.Popen) -> None:
