@@ -792,7 +792,8 @@ def plan_of(height: int, width: int, dtype: torch.dtype, options: EMDOptions, de
         unroll=triton.cdiv(height * width, launch.tile) if launch.resident else 2, resident=launch.resident,
         packed=not INTERPRETED, dtype=TL_DTYPE[dtype], dense=dense, gradient=gradient, supplier=options.supplier.name,
         sharpness=float(getattr(options.supplier, 'sharpness', 1.0)), potential=options.potential,
-        unbiased=options.unbiased, subpixel=options.subpixel, solver=options.solver, scale=float(getattr(options.ground_distance, 'scale', 0.0)),
+        unbiased=options.unbiased, subpixel=options.subpixel, solver=options.solver,
+        scale=float(getattr(options.ground_distance, 'scale', 0.0)),
         log_domain=math.sqrt(2) / options.epsilon > LARGEST_EXPONENT[dtype],
     )
 
