@@ -20,9 +20,11 @@ export BASE_PYTHON
 ifeq ($(origin PYTHON),command line)
 PY := $(PYTHON)
 ready = @tools/install.sh check "$(PY)" $(1)
+ready_for_all = $(ready)
 else
 PY := $(VENV)/bin/python
 ready = @tools/install.sh venv "$(VENV)"
+ready_for_all = @tools/install.sh backbones "$(VENV)"
 endif
 
 .PHONY: help install venv demo test test-all test-faults lint clean distclean
@@ -45,8 +47,8 @@ test: ## run the tests, except the slow ones and those that break things
 	$(call ready,$(STACK) pytest hypothesis ot xdist)
 	$(PY) -m pytest -n $(JOBS) --dist worksteal $(ARGS)
 
-test-all: ## run all tests
-	$(call ready,$(STACK) pytest hypothesis ot xdist)
+test-all: ## run all tests; installs MMPretrain and Albumentations too, which a few configs need
+	$(call ready_for_all,$(STACK) pytest hypothesis ot xdist)
 	$(PY) -m pytest -n $(JOBS) --dist worksteal -m "" $(ARGS)
 
 test-faults: ## run the tests that interrupt, kill and corrupt

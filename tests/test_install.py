@@ -11,17 +11,19 @@ from pathlib import Path
 import pytest
 
 # Answers every question of install.sh with yes and notes each pip call. `state/` decides what goes wrong:
-# bad_mmcv: mmcv does not work until it is compiled with --no-binary; hang: pip install never ends; fail: it fails.
-PRETENDER = """#!/bin/bash
+# bad_mmcv: mmcv does not work until it is compiled with --no-binary; no_backbones: that extra is not installed; hang: pip
+# install never ends; fail: it fails.
+PRETENDER = r"""#!/bin/bash
 state=$(dirname "$0")/../../state
 case "$*" in
 -) grep -q mmcv.ops && [ -e "$state/bad_mmcv" ] && exit 1; exit 0 ;;
+*albumentations,\ mmpretrain*) [ ! -e "$state/no_backbones" ]; exit ;;
 "-m pip --version" | "-m pip check" | -c*) exit 0 ;;
 "-m pip "*)
     echo "$*" >>"$state/calls"
     [ ! -e "$state/hang" ] || { echo $$ >"$state/pid"; exec sleep 60; }
     [ ! -e "$state/fail" ] || { echo "no space left on device"; exit 1; }
-    case "$*" in *"--no-binary mmcv"*) rm "$state/bad_mmcv" ;; esac ;;
+    case "$*" in *"--no-binary mmcv"*) rm "$state/bad_mmcv" ;; *"[backbones]"*) rm "$state/no_backbones" ;; esac ;;
 esac
 """
 
@@ -67,6 +69,15 @@ def test_the_second_time_installs_nothing(sandbox: Sandbox) -> None:
     assert all("constraints.txt" in call for call in calls)
     second = sandbox.install()
     assert (second.returncode, second.stdout, sandbox.calls()) == (0, "", calls)
+
+
+def test_backbones_come_on_top(sandbox: Sandbox) -> None:
+    sandbox.command[2] = "backbones"
+    (sandbox.state / "no_backbones").touch()
+    assert sandbox.install().returncode == 0
+    assert "--no-binary albumentations,qudida -e .[backbones]" in sandbox.calls()[-1]
+    many = len(sandbox.calls())
+    assert sandbox.install().returncode == 0 and len(sandbox.calls()) == many
 
 
 def test_changed_pins_are_installed(sandbox: Sandbox) -> None:

@@ -2,6 +2,7 @@
 # Creates or completes the environment that `make` uses. May be interrupted and repeated: finished steps are kept.
 #
 #   tools/install.sh venv DIR              virtual environment DIR with constraints.txt and this checkout in it
+#   tools/install.sh backbones DIR         the same, and what the ViTPose and CSPNeXt configs need besides
 #   tools/install.sh check PYTHON MODULE.. say what an existing environment lacks; installs nothing
 #
 # BASE_PYTHON  Python 3.10, 3.11 or 3.12 to make the environment with (default: the first found)
@@ -170,22 +171,36 @@ check_stack() {
     "$python" -W ignore -c 'import hdm_mmpose, mmcv.ops, mmdet, mmpose.models, pytest, torchvision, xtcocotools.coco'
 }
 
+be_ready_to_install() {
+    trap stop_running EXIT
+    trap 'exit 130' INT
+    trap 'exit 143' TERM
+    mkdir -p "$venv/log"
+    export PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_INPUT=1 PIP_PROGRESS_BAR=off
+    unset PYTHONPATH # an outer one would hide what is missing here
+}
+
+# Built on the spot, two of these are content with the opencv-python that is there; their wheels would overwrite it.
+add_backbones() {
+    if "$python" -W ignore -c 'import albumentations, mmpretrain' 2>/dev/null; then return; fi
+    be_ready_to_install
+    cd "$root"
+    step backbones "MMPretrain and Albumentations, for the ViTPose and CSPNeXt configs" \
+        pip_install --no-binary albumentations,qudida -e '.[backbones]'
+    "$python" -W ignore -c 'import albumentations, mmpretrain' || die "MMPretrain and Albumentations were installed and do not work: see $venv/log/backbones.log"
+}
+
 make_venv() {
     venv=$1
     python=$venv/bin/python
     if complete; then return; fi
 
-    trap stop_running EXIT
-    trap 'exit 130' INT
-    trap 'exit 143' TERM
-    mkdir -p "$venv/log"
+    be_ready_to_install
     if command -v flock >/dev/null; then
         exec 9>"$venv/.lock"
         flock -n 9 || { say "another installation is working in $venv: waiting for it" && flock 9; }
         if complete; then return; fi
     fi
-    export PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_INPUT=1 PIP_PROGRESS_BAR=off
-    unset PYTHONPATH # an outer one would hide what is missing here
 
     say "Installing into $venv: about 6 GB, of which torch is most. What is there is kept; logs are in $venv/log."
     create
@@ -211,15 +226,16 @@ check_modules() { # check_modules PYTHON MODULE...
 }
 
 case ${1:-} in
-venv)
-    [ $# -eq 2 ] || die "usage: tools/install.sh venv DIR"
+venv | backbones)
+    [ $# -eq 2 ] || die "usage: tools/install.sh $1 DIR"
     mkdir -p "$2"
     make_venv "$(cd "$2" && pwd)"
+    [ "$1" = venv ] || add_backbones
     ;;
 check)
     [ $# -ge 3 ] || die "usage: tools/install.sh check PYTHON MODULE..."
     shift
     check_modules "$@"
     ;;
-*) die "usage: tools/install.sh venv DIR | check PYTHON MODULE..." ;;
+*) die "usage: tools/install.sh venv DIR | backbones DIR | check PYTHON MODULE..." ;;
 esac
