@@ -151,3 +151,20 @@ def test_mpii_predictions_are_written_as_the_benchmark_wants_them(tmp_path):
     assert loadmat(mat)['preds'].shape == (5, 16, 2)
     names = [person['image'] for person in json.loads((MPII / 'test_mpii.json').read_text())]
     assert [person['image'] for person in json.loads(text.read_text())] == names
+
+
+@needs_coco
+def test_a_row_on_two_devices(coco):
+    """Two processes, gloo here: they train with the recipe's total batch, and evaluate as one process does."""
+    write_manifest(coco, [{'id': 'good', 'table': 'table1', 'config': 'configs/good.py'}])
+    reproduce(coco, 'run', 'good', '--gpus', 2)
+    folder = coco / 'work_dirs' / 'reproduce' / 'good' / 'seed-0'
+    known = state.read(folder)
+    assert known['train']['command'][0].endswith('dist_train.sh') and known['train']['hardware'][0].startswith('2 x CPU')
+    assert 'train_dataloader.batch_size=1' in known['train']['command'] and state.last_epoch(folder) == 4
+    of_two = known['evaluations']['coco-val-ap56']
+    assert of_two['command'][0].endswith('dist_test.sh')
+    reproduce(coco, 'run', 'good', '--gpus', 0, '--again')
+    of_one = state.read(folder)['evaluations']['coco-val-ap56']
+    assert of_one['command'][0] == sys.executable and of_one['checkpoint'] == of_two['checkpoint']
+    assert of_one['metrics'] == pytest.approx(of_two['metrics'], abs=1e-4)
