@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 
 from mmengine.config import Config, DictAction
@@ -18,8 +18,8 @@ from mmpose.utils import register_all_modules
 
 import hdm_mmpose.components  # noqa: F401  (registers our parts, also for a config that forgets to)
 from hdm_mmpose.check_data import check_data
-from hdm_mmpose.check_rules import RULES, Finding
-from hdm_mmpose.recipe import read_recipe
+from hdm_mmpose.check_rules import RULES, Finding, error
+from hdm_mmpose.recipe import Recipe, read_recipe
 
 
 def check_config(cfg: Config | dict) -> list[Finding]:
@@ -33,7 +33,16 @@ def check_config(cfg: Config | dict) -> list[Finding]:
     """
     register_all_modules()
     recipe = read_recipe(cfg.to_dict() if isinstance(cfg, Config) else cfg)
-    return merged(finding for rule in RULES for finding in rule(recipe))
+    return merged(finding for rule in RULES for finding in judged(rule, recipe))
+
+
+def judged(rule: Callable[[Recipe], Iterable[Finding]], recipe: Recipe) -> Iterator[Finding]:
+    """What a rule finds; that it fails is a finding too, and the other rules still report."""
+    try:
+        yield from rule(recipe)
+    except Exception as problem:  # a config may hold anything
+        yield error('rule-failed', 'config', f'{rule.__name__} cannot judge this config: {type(problem).__name__}: {problem}',
+                    'correct the value that the message names; if it is right, this is a fault of `check`: report it')
 
 
 def merged(findings: Iterable[Finding]) -> list[Finding]:

@@ -16,7 +16,7 @@ from mmengine.config import Config
 from mmpose.utils import register_all_modules
 
 from hdm_mmpose.check_rules import Finding, error, warning
-from hdm_mmpose.recipe import read_recipe
+from hdm_mmpose.recipe import declared_joints, read_recipe
 
 SHOWN = 5  # how many of the faulty ones are named
 
@@ -29,7 +29,8 @@ def check_data(cfg: Config | dict) -> list[Finding]:
     """
     register_all_modules()
     recipe = read_recipe(cfg.to_dict() if isinstance(cfg, Config) else cfg)
-    return [finding for where, dataset, joints in recipe.datasets for finding in check_dataset(where, dataset, joints)]
+    # A recipe's own joint count is the one after KeypointConverter, which the file does not have.
+    return [finding for where, dataset, _ in recipe.datasets for finding in check_dataset(where, dataset, declared_joints(dataset))]
 
 
 def check_dataset(where: str, dataset: dict, joints: int | None) -> Iterator[Finding]:

@@ -19,7 +19,7 @@ from torch.overrides import TorchFunctionMode
 
 from hdm_mmpose.recipe import OUR_CODECS, OUR_LOSS, Codec, Head, Loss, Part, Recipe, type_name, walk
 from hdm_mmpose.transport import SupplierRule
-from hdm_mmpose.transport.suppliers import Relu, ReluSurrogate
+from hdm_mmpose.transport.suppliers import Relu, ReluSurrogate, Softmax
 
 PACKAGE = 'hdm_mmpose.'
 IMPORTS = 'hdm_mmpose.components'
@@ -328,8 +328,9 @@ def rule_sizes(recipe: Recipe) -> Iterator[Finding]:
                                 'build both from one codec dict')
         for crop in recipe.crops:
             given, wanted = crop.cfg.get('input_size'), decoder.size('input_size')
-            if given and wanted and tuple(given) != wanted:
-                yield error('crop-size', crop.where, f'the crop is {tuple(given)} pixels, the decoder expects {wanted}',
+            given = tuple(given) if isinstance(given, list | tuple) else given
+            if given and wanted and given != wanted:
+                yield error('crop-size', crop.where, f'the crop is {given} pixels, the decoder expects {wanted}',
                             f"dict(type='TopdownAffine', input_size={wanted})")
 
 
@@ -396,7 +397,8 @@ def rule_rounded_targets(recipe: Recipe) -> Iterator[Finding]:
 
 def rule_gaussian_reading(recipe: Recipe) -> Iterator[Finding]:
     """Our decoder on maps that were trained to look like Gaussians."""
-    sigma = max((encoder.option('sigma') or 0 for encoder in recipe.encoders if not encoder.ours), default=0)
+    widths = [encoder.option('sigma') for encoder in recipe.encoders if not encoder.ours]
+    sigma = max((width for width in widths if is_number(width)), default=0)  # SimCC's is a pair, and not of a map
     for head in recipe.heads:
         rule = head.decoder.supplier if head.decoder is not None and not head.losses else None
         if sigma and rule is not None and not head.decoder.option('blur'):
@@ -415,8 +417,8 @@ def rule_cell_size(recipe: Recipe) -> Iterator[Finding]:
         stride = stride_of(head.decoder)
         for loss in head.losses:
             strength, cell = loss.cfg.get('entropic_lambda'), loss.cfg.get('cell_size')
-            if not strength or not cell or stride is None or cell == stride:
-                continue
+            if not (is_number(strength) and is_number(cell) and strength and cell) or stride is None or cell == stride:
+                continue  # building the part says what is wrong with it
             what = (f'cell_size is {cell}, but a heatmap cell is {stride:g} input pixels wide: epsilon is '
                     f'{1 / (strength * cell):g} cells instead of {1 / (strength * stride):g}')
             repair = f'cell_size={stride:g}'
@@ -434,8 +436,22 @@ def rule_options(recipe: Recipe) -> Iterator[Finding]:
                           f"solver={loss.option('solver')!r} does not use num_iters", "leave it out, or solver='sinkhorn'")
         if not loss.option('use_target_weight'):
             yield warning('target-weight', loss.where,
-                          'use_target_weight=False trains joints that are not annotated, towards the upper left corner',
+                          'use_target_weight=False ignores the weights of the data set; only joints with an empty target are left out',
                           'use_target_weight=True')
+        if isinstance(loss.supplier, Softmax) and loss.option('cross_entropy_weight') == 0:
+            yield warning('stuck-maps', f'{loss.where}.cross_entropy_weight',
+                          "under 'softmax' the transport cost alone hardly moves a map whose mass lies on a wrong cell",
+                          'leave it out (0.5), or give it a positive weight')
+
+
+def rule_naive_dots(recipe: Recipe) -> Iterator[Finding]:
+    """Naive dots that the loss spreads again over four cells."""
+    naive = [encoder for encoder in recipe.encoders if encoder.ours and encoder.option('subpixel') is False]
+    for loss in recipe.losses:
+        if naive and loss.option('subpixel'):
+            yield warning('naive-dots', loss.where,
+                          f'{naive[0].where} rounds the dots to cells (subpixel=False); unbiased demanders, the default, spread '
+                          'them over four cells again, and the closed form for one is not used', 'subpixel=False in the loss too')
 
 
 def rule_square_cells(recipe: Recipe) -> Iterator[Finding]:
@@ -523,7 +539,7 @@ def output_shape(model: dict, input_size: tuple[int, int]) -> tuple[int, int, in
 RULES: tuple[Callable[[Recipe], Iterable[Finding]], ...] = (
     rule_unused, rule_imports, rule_leftovers, rule_dicts, rule_parts, rule_hooks, rule_heads, rule_combined, rule_loss_place,
     rule_codec, rule_decoder, rule_supplier, rule_encoder_supplier, rule_sizes, rule_alignment, rule_crops, rule_flip,
-    rule_rounded_targets, rule_gaussian_reading, rule_cell_size, rule_options, rule_square_cells, rule_output)
+    rule_rounded_targets, rule_gaussian_reading, rule_cell_size, rule_options, rule_naive_dots, rule_square_cells, rule_output)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -572,6 +588,10 @@ def summary(codec: Codec) -> str:
         parts += [f"alignment '{codec.alignment}'", f'supplier {name_of(codec.supplier)}']
         parts += [f'{name} {codec.option(name)}' for name in ('score', 'blur')]
     return f'{codec.type}: {", ".join(parts)}'
+
+
+def is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def stride_of(codec: Codec | None) -> float | None:

@@ -146,15 +146,20 @@ def keep_checkpoint_until_the_next_is_written() -> None:
     """Let ``CheckpointHook`` remove what it no longer keeps after it has written the new checkpoint, not before.
 
     MMEngine 0.10.7 removes first. With ``max_keep_ckpts=1`` a process that is killed while it writes leaves a truncated
-    file, and ``last_checkpoint`` names one that is gone: nothing is left to resume from.
+    file, and ``last_checkpoint`` names one that is gone: nothing is left to resume from. With ``save_best`` the best
+    checkpoint is lost in the same way, however many are kept.
 
-    Upstream: ``mmengine/hooks/checkpoint_hook.py`` (``_save_checkpoint_with_step``); no report found.
+    Upstream: ``mmengine/hooks/checkpoint_hook.py`` (``_save_checkpoint_with_step``, ``_save_best_checkpoint``); no
+    report found.
     Remove when: the oldest MMEngine in pyproject.toml writes before it removes.
     """
     from mmengine.hooks import CheckpointHook
 
-    save = CheckpointHook._save_checkpoint_with_step
+    for name in ("_save_checkpoint_with_step", "_save_best_checkpoint"):
+        setattr(CheckpointHook, name, _save_then_remove(getattr(CheckpointHook, name)))
 
+
+def _save_then_remove(save: Callable) -> Callable:
     @functools.wraps(save)
     def save_then_remove(self: Any, *args: Any, **kwargs: Any) -> None:
         backend = self.file_backend
@@ -164,9 +169,16 @@ def keep_checkpoint_until_the_next_is_written() -> None:
         finally:
             self.file_backend = backend
         for remove, path in deferred.removals:
-            remove(path)
+            if path not in _written_last(self):  # the new one may bear the old one's name
+                remove(path)
 
-    CheckpointHook._save_checkpoint_with_step = save_then_remove
+    return save_then_remove
+
+
+def _written_last(hook: Any) -> set[str | None]:
+    """Paths a ``CheckpointHook`` wrote last; it has the attributes of what it was asked to save only."""
+    best = getattr(hook, "best_ckpt_path_dict", None) or {}
+    return {hook.last_ckpt, getattr(hook, "best_ckpt_path", None), *best.values()}
 
 
 class _RemovesLater:

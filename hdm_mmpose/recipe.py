@@ -8,6 +8,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from numbers import Real
 from typing import Any
 
 from mmpose.datasets.datasets.utils import parse_pose_metainfo
@@ -60,9 +61,10 @@ class Codec(Part):
         return self.get(name, KEYPOINT_CODECS)
 
     def size(self, name: str) -> tuple[int, int] | None:
-        """``input_size`` (w, h) or ``heatmap_size`` (W, H)."""
+        """``input_size`` (w, h) or ``heatmap_size`` (W, H), or None if it is not two numbers."""
         value = self.option(name)
-        return (int(value[0]), int(value[1])) if isinstance(value, list | tuple) and len(value) == 2 else None
+        known = isinstance(value, list | tuple) and len(value) == 2 and all(isinstance(side, Real) for side in value)
+        return (int(value[0]), int(value[1])) if known else None
 
     @property
     def alignment(self) -> str | None:
@@ -211,5 +213,5 @@ def declared_joints(dataset: dict) -> int | None:
 def supplier_or_none(spec: Any) -> SupplierRule | None:
     try:
         return build_supplier(spec)
-    except ValueError:  # building the part says what is wrong with it
+    except (TypeError, ValueError):  # building the part says what is wrong with it
         return None

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import copy
 import functools
+import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -14,11 +15,12 @@ pytest.importorskip('mmpose', reason='the command checks configs of MMPose')
 
 from mmengine.config import Config  # noqa: E402
 
+from hdm_mmpose import check  # noqa: E402
 from hdm_mmpose.__main__ import main  # noqa: E402
 from hdm_mmpose.check import check_config  # noqa: E402
-from hdm_mmpose.check_rules import disagree, written_supplier  # noqa: E402
+from hdm_mmpose.check_rules import Finding, disagree, error, written_supplier  # noqa: E402
 from hdm_mmpose.components.alignment import ALIGNMENTS as PACKAGE_ALIGNMENTS  # noqa: E402
-from hdm_mmpose.recipe import ALIGNMENTS  # noqa: E402
+from hdm_mmpose.recipe import ALIGNMENTS, Recipe  # noqa: E402
 from hdm_mmpose.transport import SUPPLIERS, build_supplier  # noqa: E402
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -249,6 +251,15 @@ def newton_iterations(cfg: dict) -> None:
     cfg['model']['head']['loss'].update(num_iters=1000)
 
 
+def softmax_alone(cfg: dict) -> None:
+    cfg['model']['head']['loss'] = dict(type='EMDHeatmapLoss', supplier='softmax', cross_entropy_weight=0)
+
+
+def naive_codec_only(cfg: dict) -> None:
+    encoder = step(cfg, 'train_dataloader', 'GenerateTarget')['encoder']
+    encode_with(cfg, dict(encoder, subpixel=False))
+
+
 def weights_ignored(cfg: dict) -> None:
     cfg['model']['head']['loss'].update(use_target_weight=False)
 
@@ -341,6 +352,8 @@ PLANTED: list[tuple[Callable[[dict], None], str, str]] = [
     (cost_in_cells, 'cell-size', 'warning'),
     (newton_iterations, 'num-iters', 'warning'),
     (weights_ignored, 'target-weight', 'warning'),
+    (softmax_alone, 'stuck-maps', 'warning'),
+    (naive_codec_only, 'naive-dots', 'warning'),
     (head_of_another_stride, 'output-size', 'error'),
     (another_joint_count, 'joints', 'error'),
     (broken_model, 'model', 'error'),
@@ -365,6 +378,56 @@ def test_misspelt_names_are_answered_with_the_right_one(name: str, meant: str) -
     (misspelt_loss if 'Loss' in name else misspelt_hook)(cfg)
     (finding,) = [finding for finding in check_config(cfg) if finding.rule == 'does-not-build']
     assert name in finding.what and meant in finding.what
+
+
+def sizes_in_letters(cfg: dict) -> None:
+    cfg['model']['head']['decoder']['heatmap_size'] = ['a', 'b']
+
+
+def lambda_in_letters(cfg: dict) -> None:
+    cfg['model']['head']['loss'].update(entropic_lambda='1', cell_size=2)
+
+
+def crop_of_one_number(cfg: dict) -> None:
+    step(cfg, 'test_dataloader', 'TopdownAffine')['input_size'] = 256
+
+
+def supplier_in_a_list(cfg: dict) -> None:
+    cfg['model']['head']['loss']['supplier'] = dict(type=['relu'])
+
+
+@pytest.mark.parametrize(('plant', 'rule', 'text'), [
+    (sizes_in_letters, 'does-not-build', "('a', 'b')|\\['a', 'b'\\]"),
+    (lambda_in_letters, 'does-not-build', "entropic_lambda must be a finite number > 0, got '1'"),
+    (crop_of_one_number, 'crop-size', r'the crop is 256 pixels, the decoder expects \(96, 128\)'),
+    (supplier_in_a_list, 'does-not-build', r"supplier must be one of .* got \{'type': \['relu'\]\}"),
+])
+def test_values_of_the_wrong_type_are_one_finding(plant: Callable[[dict], None], rule: str, text: str) -> None:
+    cfg = demo()
+    plant(cfg)
+    (finding,) = check_config(cfg)
+    assert finding.rule == rule and re.search(text, finding.what)
+
+
+def test_simcc_is_refused_without_a_word_about_gaussians() -> None:
+    """Its sigma is a pair."""
+    cfg = Config.fromfile(check.located('mmpose::body_2d_keypoint/rtmpose/coco/rtmpose-s_8xb256-420e_coco-256x192.py')).to_dict()
+    cfg['model']['head']['decoder'] = dict(type='SubPixelDecoder', input_size=(192, 256), heatmap_size=(48, 64), blur=0)
+    assert found(cfg) == {'imports': 'error', 'refused-head': 'error'}
+
+
+def test_a_rule_that_fails_is_a_finding_and_the_others_report(monkeypatch: pytest.MonkeyPatch) -> None:
+    def rule_broken(recipe: Recipe) -> Iterator[Finding]:
+        yield error('before', 'here', 'found before it broke', '')
+        raise ZeroDivisionError('no stride')
+
+    monkeypatch.setattr(check, 'RULES', (rule_broken, *check.RULES))
+    cfg = demo()
+    decoder_supplier(cfg)
+    findings = {finding.rule: finding for finding in check_config(cfg)}
+    assert {'before', 'rule-failed', 'supplier'} <= findings.keys()
+    assert findings['rule-failed'].level == 'error'
+    assert findings['rule-failed'].what == 'rule_broken cannot judge this config: ZeroDivisionError: no stride'
 
 
 def test_what_does_not_build_is_not_compared() -> None:

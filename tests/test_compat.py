@@ -1,5 +1,6 @@
 """The faults of the installed stack, with the real MMEngine: its own checkpoints, its own process groups."""
 
+import logging
 import os
 import pickle
 import re
@@ -15,7 +16,8 @@ import torch
 pytest.importorskip("mmengine", reason="the faults are MMEngine's")
 
 from mmengine.device import get_device  # noqa: E402
-from mmengine.logging import HistoryBuffer  # noqa: E402
+from mmengine.hooks import CheckpointHook  # noqa: E402
+from mmengine.logging import HistoryBuffer, MessageHub  # noqa: E402
 
 from hdm_mmpose import compat  # noqa: E402
 
@@ -120,6 +122,47 @@ def test_the_global_dtypes_survive_loading(tmp_path: Path) -> None:
     assert np.dtype("f8").isnative and np.dtype("f8").metadata is None
 
 
+class Saves:
+    """What ``CheckpointHook`` needs of a runner; ``seen`` says what was in the folder when each file was written."""
+
+    def __init__(self, folder: Path, save_best: str | list[str]) -> None:
+        compat.apply()
+        self.work_dir, self.epoch, self.iter, self.seen = str(folder), 0, 0, {}
+        self.logger, self.message_hub = logging.getLogger("saves"), MessageHub.get_instance(f"saves {folder}")
+        self.hook = CheckpointHook(interval=1, max_keep_ckpts=1, save_best=save_best, rule="less")
+        self.hook.before_train(self)
+
+    def save_checkpoint(self, out_dir: str, filename: str, *args, **kwargs) -> None:
+        self.seen[filename] = self.files()
+        (Path(out_dir) / filename).touch()
+
+    def files(self) -> set[str]:
+        return {path.name for path in Path(self.work_dir).glob("*.pth")}
+
+    def validate(self, epoch: int, **metrics: float) -> None:
+        self.epoch = epoch
+        self.hook.after_val_epoch(self, metrics)
+
+
+@pytest.mark.parametrize("others", [(), ("spread",)], ids=["one metric", "two metrics"])
+def test_old_best_is_removed_after_the_new_one_is_written(tmp_path: Path, others: tuple[str, ...]) -> None:
+    runner = Saves(tmp_path, ["error", *others])
+    for epoch, error in ((1, 5.0), (2, 3.0), (3, 4.0), (4, 2.0)):
+        runner.hook._save_checkpoint(runner)
+        runner.validate(epoch, error=error, **dict.fromkeys(others, float(epoch)))
+    kept = {f"best_{name}_epoch_1.pth" for name in others}
+    assert runner.seen["best_error_epoch_2.pth"] >= {"best_error_epoch_1.pth"}
+    assert runner.seen["best_error_epoch_4.pth"] >= {"best_error_epoch_2.pth"}
+    assert runner.files() == kept | {"best_error_epoch_4.pth", "epoch_4.pth"}
+
+
+def test_a_best_of_the_same_name_is_not_removed(tmp_path: Path) -> None:
+    runner = Saves(tmp_path, "error")
+    runner.validate(2, error=5.0)
+    runner.validate(2, error=4.0)
+    assert runner.files() == {"best_error_epoch_2.pth"}
+
+
 def test_several_processes_without_an_accelerator(root: Path, tmp_path: Path) -> None:
     if get_device() != "cpu":
         pytest.skip(f"this machine has an accelerator ({get_device()}); the fault is absent")
@@ -141,7 +184,8 @@ def test_apply_changes_nothing_the_second_time() -> None:
 
     def state() -> tuple:
         safe = {str(entry) for entry in torch.serialization.get_safe_globals()}
-        return safe, utils._init_dist_pytorch, MMDistributedDataParallel.__init__, torch.cuda.set_device
+        saves = CheckpointHook._save_checkpoint_with_step, CheckpointHook._save_best_checkpoint
+        return safe, utils._init_dist_pytorch, MMDistributedDataParallel.__init__, torch.cuda.set_device, saves
 
     compat.apply()
     once = state()

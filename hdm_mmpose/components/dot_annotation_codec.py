@@ -37,12 +37,24 @@ class DotAnnotationCodec(BaseKeypointCodec):
     ===================================  ==================================================================
     on a cell centre                     that cell has mass 1
     on the line between two centres      two cells share the mass; on a corner of cells, four get 1/4 each
-    up to half a cell beyond the         still inside the input; clamped to the outermost centres
+    up to half a cell beyond the         counts, clamped to the outermost centres; in pixels see below
     outermost centres
     further outside                      empty map, weight 0
     visibility 0                         empty map, weight 0; coordinates are not looked at and may be NaN
     NaN or infinite and visible          ValueError
     ===================================  ==================================================================
+
+    The input itself reaches from ``-0.5`` to ``w - 0.5``, the edges of its outermost pixels.  With stride ``s = w / W``
+    (and alike in y) a dot counts
+
+    ==========  ============================================  ====================================================
+    alignment   for x, in input pixels                        192 pixels, 48 cells
+    ==========  ============================================  ====================================================
+    ``center``  from ``-0.5`` to ``w - 0.5``                  -0.5 to 191.5: exactly the input
+    ``msra``    from ``-s / 2`` to ``w - s / 2``              -2 to 190: also left of it, and not at its right edge
+    ``udp``     from ``-t / 2`` to ``w - 1 + t / 2``          -2.03 to 193.03: also beyond both edges
+                with ``t = (w - 1) / (W - 1)``
+    ==========  ============================================  ====================================================
 
     Args:
         input_size: (w, h) of the network input in pixels.

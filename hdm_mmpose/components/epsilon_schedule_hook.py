@@ -11,14 +11,19 @@ from mmpose.registry import HOOKS
 
 from .emd_heatmap_loss import EMDHeatmapLoss
 
+# torch.compile makes a graph for each value, and gives up on a function after 8: its batch sizes and modes need some too.
+STEPS = 4
+
 
 @HOOKS.register_module()
 class EpsilonScheduleHook(Hook):
-    """Anneals epsilon: geometrically from ``start`` to ``end`` over the first part of training, then constant.
+    """Anneals epsilon: in geometric steps from ``start`` to ``end`` over the first part of training, then constant.
 
-    A large epsilon smooths the transport cost, a small one makes its minimum sharp. The value depends on the iteration
-    alone, so a resumed run goes on where it was. It applies to every ``EMDHeatmapLoss`` of the model, and what the loss
-    was built with counts no more.
+    A large epsilon smooths the transport cost, a small one makes its minimum sharp. It takes five values,
+    ``start (end / start) ** (k / 4)``, each iteration the one that is nearest to a steady descent: every new value makes
+    ``torch.compile`` compile the loss anew, and after a few it would stop compiling it at all. The value depends on the
+    iteration alone, so a resumed run goes on where it was. It applies to every ``EMDHeatmapLoss`` of the model, and what
+    the loss was built with counts no more.
 
     Args:
         start (float): epsilon at the first iteration, in heatmap cells.
@@ -60,5 +65,5 @@ class EpsilonScheduleHook(Hook):
 
     def epsilon(self, progress: float) -> float:
         """Epsilon at a share ``progress`` in [0, 1] of the training."""
-        share = min(progress / self.until, 1.0)
+        share = round(STEPS * min(progress / self.until, 1.0)) / STEPS
         return self.start ** (1 - share) * self.end**share

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import cv2
 import numpy as np
 import torch
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from mmpose.registry import HOOKS
+from torch import nn
 
-from hdm_mmpose.transport import SupplierRule
 from hdm_mmpose.transport.sub_pixel import read_heatmap
 
+from .alignment import Alignment
 from .emd_heatmap_loss import EMDHeatmapLoss, LastStep
+from .sub_pixel_decoder import SubPixelDecoder
 from .transport_monitor_hook import watched_loss
+from .validation_loss_hook import DECODER_ALIGNMENTS
 
 DOT, READ = (255, 255, 255), (255, 40, 40)  # RGB of annotated dots and of decoded joints
 
@@ -23,7 +28,11 @@ class HeatmapPictureHook(Hook):
     """Sends a picture of the current heatmaps to the visualiser's backends (local folder, TensorBoard, ...).
 
     Each person is one tile: the input, the supplier masses of all its joints over it (each joint scaled to its own
-    largest cell), white rings at the annotated dots and red crosses where the maps would be decoded.
+    largest cell), white rings at the annotated dots and red crosses where the maps are decoded.
+
+    Maps are read, and cells placed in the picture, as the head's decoder does it if that is ``SubPixelDecoder`` or
+    ``DotAnnotationCodec``. Of any other decoder only the alignment is used (``center`` if it is not one of MMPose's heatmap
+    codecs); the crosses are then the 2 x 2 square's, under the loss's own supplier rule.
 
     Args:
         interval (int): iterations between two pictures.
@@ -44,10 +53,12 @@ class HeatmapPictureHook(Hook):
         self.persons = persons
         self.name = name
         self._loss: EMDHeatmapLoss | None = None
+        self._decoder: object = None
 
     def before_train(self, runner: Runner) -> None:
         """Ask the loss that is decoded to keep its last step."""
         self._loss = watched_loss(runner.model)
+        self._decoder = decoder_beside(runner.model, self._loss)
         self._loss.keep_last_step = True
 
     def after_train_iter(
@@ -60,7 +71,7 @@ class HeatmapPictureHook(Hook):
             return
         step = LastStep(*(tensor[:self.persons].cpu() for tensor in self._loss.last_step))
         pictures = [picture.permute(1, 2, 0).cpu().numpy() for picture in data_batch['inputs'][:self.persons]]
-        tiles = draw_tiles(pictures, step, self._loss.options.supplier)
+        tiles = draw_tiles(pictures, step, reader_of(self._decoder, self._loss, pictures[0], step.heatmaps))
         runner.visualizer.add_image(self.name, np.concatenate(tiles, axis=1), step=runner.iter + 1)
 
     def after_train(self, runner: Runner) -> None:
@@ -69,31 +80,59 @@ class HeatmapPictureHook(Hook):
             self._loss.keep_last_step, self._loss.last_step = False, None
 
 
+def decoder_beside(model: nn.Module, loss: EMDHeatmapLoss) -> object:
+    """The decoder of the innermost head that holds a loss, or None."""
+    heads = [module for module in model.modules() if hasattr(module, 'decoder') and loss in module.modules()]
+    return heads[-1].decoder if heads else None
+
+
+def reader_of(decoder: object, loss: EMDHeatmapLoss, picture: np.ndarray, heatmaps: torch.Tensor) -> SubPixelDecoder:
+    """The head's own decoder, or the square rule under the loss's supplier where it has none of ours.
+
+    Args:
+        decoder: the head's.
+        loss: what trains the maps.
+        picture: (h, w, 3) input.
+        heatmaps: (..., H, W).
+    """
+    ours = getattr(decoder, 'decoder', decoder)  # DotAnnotationCodec holds one
+    if isinstance(ours, SubPixelDecoder):
+        return ours
+    alignment = DECODER_ALIGNMENTS.get(type(decoder).__name__, 'center')
+    rule = loss.options.supplier
+    sizes = (picture.shape[1], picture.shape[0]), (heatmaps.shape[-1], heatmaps.shape[-2])
+    return SubPixelDecoder(*sizes, alignment, dict(type=rule.name, **dataclasses.asdict(rule)), blur=0)
+
+
 @torch.no_grad()
-def draw_tiles(pictures: list[np.ndarray], step: LastStep, supplier: SupplierRule) -> list[np.ndarray]:
+def draw_tiles(pictures: list[np.ndarray], step: LastStep, decoder: SubPixelDecoder) -> list[np.ndarray]:
     """One uint8 RGB picture (h, w, 3) per person.
 
     Args:
         pictures: inputs as the pipeline packs them, (h, w, 3) BGR.
         step: what the loss saw of the same persons.
-        supplier: how the maps are read.
+        decoder: how the maps are read, and where their cells lie in the input.
     """
     heatmaps = step.heatmaps.float()
-    masses = torch.where(step.counts[..., None, None], supplier(heatmaps), 0)
+    masses = torch.where(step.counts[..., None, None], decoder.supplier(heatmaps), 0)
     heat = (masses / masses.amax((-2, -1), keepdim=True).clamp(min=1e-12)).amax(1).nan_to_num().numpy()
-    dots, read, counts = (each.numpy() for each in (step.dots, read_heatmap(heatmaps, supplier).dots, step.counts))
-    return [draw_tile(*person) for person in zip(pictures, heat, dots, read, counts, strict=True)]
+    reading = read_heatmap(heatmaps, decoder.supplier, decoder.blur)
+    dots, read, counts = (each.numpy() for each in (step.dots, reading.dots, step.counts))
+    return [draw_tile(*person, decoder.alignment) for person in zip(pictures, heat, dots, read, counts, strict=True)]
 
 
 def draw_tile(
-    picture: np.ndarray, heat: np.ndarray, dots: np.ndarray, read: np.ndarray, counts: np.ndarray
+    picture: np.ndarray, heat: np.ndarray, dots: np.ndarray, read: np.ndarray, counts: np.ndarray, alignment: Alignment
 ) -> np.ndarray:
     """One tile; ``heat`` (H, W) in [0, 1], ``dots`` and ``read`` (K, 2) in cells, x then y, ``counts`` (K,)."""
-    height, width = picture.shape[:2]
-    glow = cv2.applyColorMap((cv2.resize(heat, (width, height)) * 255).astype(np.uint8), cv2.COLORMAP_INFERNO)
+    origin = alignment.to_cells(np.zeros(2))  # cells = origin + scale * pixels; to_input is not its inverse under 'udp'
+    scale = alignment.to_cells(np.ones(2)) - origin
+    laid = cv2.warpAffine(heat, np.column_stack([np.diag(scale), origin]), picture.shape[1::-1],
+                          flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP, borderMode=cv2.BORDER_REPLICATE)
+    glow = cv2.applyColorMap((laid * 255).astype(np.uint8), cv2.COLORMAP_INFERNO)
     tile = np.ascontiguousarray(cv2.addWeighted(picture.astype(np.uint8), 0.5, glow, 0.8, 0)[..., ::-1])
-    stride = np.array([width / heat.shape[1], height / heat.shape[0]])
-    for dot, joint in zip((dots[counts] + 0.5) * stride, (read[counts] + 0.5) * stride, strict=True):
-        cv2.circle(tile, tuple(int(value) for value in dot), 3, DOT, 1, cv2.LINE_AA)
-        cv2.drawMarker(tile, tuple(int(value) for value in joint), READ, cv2.MARKER_TILTED_CROSS, 6, 1, cv2.LINE_AA)
+    rings, crosses = (np.rint((cells[counts] - origin) / scale).astype(int).tolist() for cells in (dots, read))
+    for ring, cross in zip(rings, crosses, strict=True):
+        cv2.circle(tile, ring, 3, DOT, 1, cv2.LINE_AA)
+        cv2.drawMarker(tile, cross, READ, cv2.MARKER_TILTED_CROSS, 6, 1, cv2.LINE_AA)
     return tile

@@ -12,8 +12,13 @@ from mmpose.registry import HOOKS
 from torch import Tensor, nn
 
 from hdm_mmpose.transport import EMDOptions, Euclidean, emd
+from hdm_mmpose.transport.sub_pixel import lift
 
 from .emd_heatmap_loss import EMDHeatmapLoss, LastStep
+
+SHARP_EPSILON = 0.1  # cells; a perfect map then reads less than 1e-3 cells from its dot
+UNSOLVED = 1e-3  # marginal error, as a share of the mass, that is worth a warning
+FAR, FLAT = 0.5, 1e-6  # of a dead map: distance in cells, and largest derivative in cells per unit of the map
 
 
 @HOOKS.register_module()
@@ -22,14 +27,21 @@ class TransportMonitorHook(Hook):
 
     ===================  ============================================================================================
     ``transport_px``     mean distance, in input pixels, that the predicted mass would have to travel to its dot: the
-                         same number whatever ground distance, weights and companion terms the loss has
-    ``dead_maps``        share of heatmaps that are empty under the supplier rule and get no gradient (always 0 where
-                         the rule gives every cell mass)
-    ``marginal_error``   largest error of the solver, as a share of the mass; about 1e-6 in float32 when it converged
+                         same number whatever ground distance, weights and companion terms the loss has, and 0 for a
+                         perfect map. It is measured at an epsilon of 0.1 cells, or the loss's where that is smaller: an
+                         entropic plan sends mass astray in proportion to its epsilon
+    ``dead_maps``        share of heatmaps whose mass is half a cell or more from its dot on average although the
+                         transport cost moves no cell of them: the largest derivative with respect to a cell is below
+                         1e-6 (heatmap cells per unit of the map). Empty maps under ``relu`` (not under
+                         ``relu_surrogate``), and under ``softmax`` those with all mass on wrong cells; a cross-entropy
+                         beside the transport cost still moves the latter
+    ``marginal_error``   largest error of the solver, as a share of the mass; about 1e-6 in float32 when it converged.
+                         Above 1e-3 there is a warning, once: on a GPU the loss itself never asks
     ===================  ============================================================================================
 
-    Only joints that count are looked at, over all processes. Between two lines nothing is computed and nothing asks the
-    device; the loss keeps references to its last step. In heads with stages it is the last stage that is watched.
+    Only joints that count are looked at, over all processes. A measurement costs about two evaluations of the loss. Between
+    two lines nothing is computed and nothing asks the device; the loss keeps references to its last step. In heads with
+    stages it is the last stage that is watched.
 
     Args:
         interval (int, optional): iterations between two measurements. Default: that of the ``LoggerHook``.
@@ -45,6 +57,7 @@ class TransportMonitorHook(Hook):
             raise ValueError(f'interval must be a positive integer or None, got {interval!r}')
         self.interval = interval
         self._loss: EMDHeatmapLoss | None = None
+        self._warned = False
 
     def before_train(self, runner: Runner) -> None:
         """Ask the loss that is decoded to keep its last step."""
@@ -70,6 +83,12 @@ class TransportMonitorHook(Hook):
         if joints:
             for name, value in (('transport_px', distance / joints), ('dead_maps', dead / joints), ('marginal_error', error)):
                 runner.message_hub.update_scalar(f'train/{name}', value)
+        if error > UNSOLVED and not self._warned:
+            self._warned = True
+            options = self._loss.options
+            runner.logger.warning(
+                f'The transport solver ({options.solver!r}, epsilon = {options.epsilon} heatmap cells) left a marginal error of '
+                f'{error:.1e} of the mass; values and gradients are that much off. A larger epsilon avoids it. Said once.')
 
     def after_train(self, runner: Runner) -> None:
         """Let go of the last step."""
@@ -87,13 +106,28 @@ def measure(step: LastStep, options: EMDOptions, width: int | None) -> Tensor:
         width: of the input in pixels; None measures in cells.
     """
     counts = step.counts.flatten()
-    maps, dots = step.heatmaps.flatten(0, 1), step.dots.flatten(0, 1)
-    plain = dataclasses.replace(options, ground_distance=Euclidean(), unbiased=False)  # unbiased demanders are not the dot
-    distance = emd(maps, dots, plain).cost
+    maps, dots = lift(step.heatmaps).flatten(0, 1), step.dots.flatten(0, 1)
+    distance = emd(maps, dots, plain(options)).cost
+    dead = (distance >= FAR) & (steepest(maps, dots, options) < FLAT)
     cell = width / maps.shape[-1] if width else 1
-    rows = [torch.ones_like(distance), distance * cell, options.supplier.is_empty(maps)]
+    rows = [torch.ones_like(distance), distance * cell, dead]
     sums = [torch.where(counts, row, 0).double().sum() for row in rows]
     return torch.stack([*sums, torch.where(counts, step.marginal_error.flatten(), 0).double().max()])
+
+
+def plain(options: EMDOptions) -> EMDOptions:
+    """Options that measure the distance mass travels to the dot itself, which unbiased demanders are not."""
+    sharp = min(options.epsilon, SHARP_EPSILON)
+    return dataclasses.replace(options, ground_distance=Euclidean(), unbiased=False, epsilon=sharp, solver='newton')
+
+
+def steepest(maps: Tensor, dots: Tensor, options: EMDOptions) -> Tensor:
+    """(J,) largest absolute derivative of the transport cost with respect to a cell of its map (J, H, W)."""
+    with torch.enable_grad():
+        maps = maps.detach().requires_grad_()
+        cost = emd(maps, dots, dataclasses.replace(options, solver='newton')).cost
+        (slope,) = torch.autograd.grad(cost.sum(), maps)
+    return slope.abs().amax((-2, -1))
 
 
 def watched_loss(model: nn.Module) -> EMDHeatmapLoss:

@@ -34,6 +34,9 @@ class Demanders:
         """The same demanders in another floating dtype."""
         return Demanders(self.position.to(dtype), self.mass.to(dtype))
 
+    def __getitem__(self, joints: slice) -> Demanders:
+        return Demanders(self.position[joints], self.mass[joints])
+
 
 def dot_demanders(dots: Tensor, size: tuple[int, int]) -> Demanders:
     """The four bilinear demanders of each dot (Eq. 4 with ``g`` = 1 cell).

@@ -232,7 +232,7 @@ def build_supplier(spec: str | dict | SupplierRule) -> SupplierRule:
         return spec
     options = {'type': spec} if isinstance(spec, str) else dict(spec) if isinstance(spec, dict) else {}
     name = options.pop('type', None)
-    if name not in SUPPLIERS:
+    if not isinstance(name, str) or name not in SUPPLIERS:
         raise ValueError(f'supplier must be one of {sorted(SUPPLIERS)} or a dict with such a type, got {spec!r}')
     try:
         return SUPPLIERS[name](**options)

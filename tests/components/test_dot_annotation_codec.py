@@ -81,6 +81,18 @@ def test_the_border_of_the_picture_belongs_to_it():
     assert codec().encode(corners)['keypoint_weights'].tolist() == [[1, 1, 0, 0]]
 
 
+@pytest.mark.parametrize(('alignment', 'counts', 'outside'), [
+    ('center', (-.5, 191.5), (-.51, 191.51)),
+    ('msra', (-2, -1.9, 190), (-2.01, 190.01, 190.5, 191)),  # 190.5 and 191 lie in the input
+    ('udp', (-2.03, -1.9, 193, 193.03), (-2.04, 193.04)),
+])
+def test_pixels_at_the_border_that_count(alignment, counts, outside):
+    """The table in the class: stride 4 as the recipes have it."""
+    points = np.array([[[x, 30] for x in counts + outside]])
+    weights = DotAnnotationCodec((192, 64), (48, 16), alignment=alignment).encode(points)['keypoint_weights']
+    assert weights.tolist() == [[1] * len(counts) + [0] * len(outside)]
+
+
 @pytest.mark.parametrize(('cell', 'holder'), [
     ((3.49, 4.51), (3, 5)), ((3.5, 4.5), (4, 5)), ((-.5, 0), (0, 0)), ((W - .5, H - .5), (W - 1, H - 1)), ((0, .5), (0, 1)),
 ], ids=str)

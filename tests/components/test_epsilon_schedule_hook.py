@@ -21,6 +21,27 @@ def test_descends_geometrically_and_stays():
     assert hook.epsilon(0.8) == hook.epsilon(1.0) == pytest.approx(0.125)
 
 
+def test_few_values_each_of_them_for_many_iterations_in_a_row():
+    hook = EpsilonScheduleHook(start=2.0, end=0.1, until=0.75)
+    values = [hook.epsilon(iteration / 1000) for iteration in range(1000)]
+    assert list(dict.fromkeys(values)) == sorted(set(values), reverse=True) == pytest.approx([2 * 20 ** (-k / 4) for k in range(5)])
+    assert values[0] == 2.0 and values[-1] == values[750] == 0.1
+    steady = [2 * 20 ** -min(iteration / 750, 1) for iteration in range(1000)]
+    assert all(wanted / 20 ** 0.126 <= value <= wanted * 20 ** 0.126 for value, wanted in zip(values, steady, strict=True))
+
+
+def test_a_compiled_loss_stays_compiled():
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    loss, hook = EMDHeatmapLoss(), EpsilonScheduleHook(start=2.0, end=0.1)
+    hook.before_train(runner_of(loss))
+    compiled = torch.compile(loss, backend='eager')
+    for iteration in range(40):
+        hook.before_train_iter(runner_of(None, iteration, 40), 0)
+        compiled(torch.zeros(2, 3, 7, 6), torch.ones(2, 3, 2))
+    assert torch._dynamo.utils.counters['stats']['unique_graphs'] == 5
+
+
 def test_every_loss_of_the_model_follows_and_nothing_else_changes():
     model = nn.ModuleDict({
         'a': EMDHeatmapLoss(epsilon=1.0, potential='product', unbiased=True),

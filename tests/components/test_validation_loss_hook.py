@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
+from mmengine.config import Config
 from mmengine.dataset import pseudo_collate
 from mmengine.structures import InstanceData
-from mmpose.codecs import MSRAHeatmap, UDPHeatmap
+from mmpose.codecs import MSRAHeatmap, SimCCLabel, UDPHeatmap
 from mmpose.registry import HOOKS, MODELS
 from mmpose.structures import PoseDataSample
+from mmpose.utils import register_all_modules
 
-from hdm_mmpose.components import DotAnnotationCodec, SubPixelDecoder
+from hdm_mmpose.components import DotAnnotationCodec, EMDHeatmapLoss, SubPixelDecoder
 from hdm_mmpose.components.validation_loss_hook import (
     annotated_loader,
     decoder_alignment,
@@ -138,6 +142,92 @@ def test_losses_are_means_over_the_joints_that_count(batch):
             mse.append(((heatmap.numpy() - gaussian) ** 2).mean())
     assert logged['val/loss_emd'] == pytest.approx(np.mean(values), rel=1e-5)
     assert logged['val/loss_mse'] == pytest.approx(np.mean(mse), rel=1e-5)
+
+
+def test_the_default_is_the_transport_cost_without_a_companion():
+    points = random_points(2)
+    dots = torch.from_numpy(points).float() / 4
+    codec = DotAnnotationCodec(INPUT, HEATMAP, alignment='msra')
+    exact = torch.stack([torch.from_numpy(codec.encode(each[None])['heatmaps']) for each in points])
+    heatmaps = exact.clamp(min=1e-30).log() / 20  # what softmax of sharpness 20 reads as the four masses
+    logged = run_hook(HOOKS.build({'type': 'ValidationLossHook'}), Answers(heatmaps, codec), people(points, np.ones((2, JOINTS))), 2)
+    wanted = EMDHeatmapLoss(cross_entropy_weight=0)(heatmaps, dots)
+    assert logged['val/loss_emd'] == pytest.approx(float(wanted), rel=1e-5)
+    assert logged['val/loss_emd'] < 0.1 < float(EMDHeatmapLoss()(heatmaps, dots))
+
+
+@pytest.mark.parametrize('path', sorted((Path(__file__).resolve().parents[2] / 'configs' / 'ablation').glob('*curve*.py')),
+                         ids=lambda path: path.stem)
+def test_configs_of_the_curves_log_the_transport_cost_alone(path):
+    (hook,) = [each for each in Config.fromfile(path).custom_hooks if each['type'] == 'ValidationLossHook']
+    assert HOOKS.build(hook).emd.cross_entropy_weight == 0
+
+
+def tiny_cpm(stages: int = 3) -> torch.nn.Module:
+    """MMPose's CPM, narrow: its head gives a list of maps, one per stage."""
+    register_all_modules()
+    codec = dict(type='MSRAHeatmap', input_size=(64, 48), heatmap_size=(8, 6), sigma=1)
+    return MODELS.build(dict(
+        type='TopdownPoseEstimator', data_preprocessor=dict(type='PoseDataPreprocessor'),
+        backbone=dict(type='CPM', in_channels=3, out_channels=JOINTS, feat_channels=8, num_stages=stages),
+        head=dict(type='CPMHead', in_channels=JOINTS, out_channels=JOINTS, num_stages=stages, deconv_out_channels=None,
+                  final_layer=None, loss=dict(type='KeypointMSELoss'), decoder=codec)))
+
+
+def test_of_heads_with_stages_the_last_is_measured():
+    torch.manual_seed(0)
+    model = tiny_cpm()
+    hook = HOOKS.build({'type': 'ValidationLossHook'})
+    hook.before_train(Recorder(model))
+    assert model.training, 'looking at the output changes nothing'
+    model.eval()
+    samples = people(random_points(2), np.ones((2, JOINTS)))
+    for sample in samples:
+        sample['inputs'] = torch.randint(0, 256, (3, 48, 64), dtype=torch.uint8)
+    (heatmaps, _, _), = predictions(model, [pseudo_collate(samples)])
+    data = model.data_preprocessor(pseudo_collate(samples), training=False)
+    stages = model(data['inputs'], data['data_samples'], mode='tensor')
+    assert isinstance(stages, list) and len(stages) == 3
+    torch.testing.assert_close(heatmaps, stages[-1])
+    assert not torch.equal(stages[-1], stages[0])
+    assert set(run_hook(hook, model, samples, 2)) == {'val/loss_mse', 'val/loss_emd'}
+
+
+class Gives(torch.nn.Module):
+    """A model whose head gives one thing, whatever it sees."""
+
+    def __init__(self, output, decoder) -> None:
+        super().__init__()
+        self.weight, self.output, self.head = torch.nn.Parameter(torch.zeros(1)), output, torch.nn.Module()
+        self.head.decoder = decoder
+
+    def forward(self, inputs, data_samples, mode: str):
+        assert inputs.shape == (1, 3, INPUT[1], INPUT[0]) and data_samples is None and mode == 'tensor'
+        return self.output
+
+
+class Told:
+    """A decoder that nobody knows the alignment of."""
+
+    input_size, heatmap_size = INPUT, HEATMAP
+
+
+def test_what_cannot_be_measured_is_refused_before_training():
+    maps, coordinates = torch.zeros(1, JOINTS, HEATMAP[1], HEATMAP[0]), torch.zeros(1, JOINTS, 2)
+    gaussian = MSRAHeatmap(INPUT, HEATMAP, sigma=2)
+    hook = HOOKS.build({'type': 'ValidationLossHook'})
+    for accepted in (maps, [maps, maps], (coordinates, maps), (maps, coordinates)):
+        hook.before_train(Recorder(Gives(accepted, gaussian)))
+    for refused, words in ((coordinates, r'\(1, 3, 2\)'), ([coordinates] * 2, r'list of \(1, 3, 2\), \(1, 3, 2\)'),
+                           ({'maps': maps}, 'dict'), ([], 'list of nothing')):
+        for moment in (hook.before_train, hook.before_val):
+            with pytest.raises(TypeError, match=rf'must give heatmaps \(B, K, H, W\) or a list of them.*got {words}'):
+                moment(Recorder(Gives(refused, gaussian)))
+    with pytest.raises(TypeError, match='a head whose decoder reads heatmaps, got SimCCLabel in Module'):
+        hook.before_train(Recorder(Gives((coordinates, coordinates), SimCCLabel(INPUT))))
+    with pytest.raises(ValueError, match='alignment must be given for a decoder of type Told'):
+        hook.before_train(Recorder(Gives(maps, Told())))
+    HOOKS.build({'type': 'ValidationLossHook', 'alignment': 'udp'}).before_train(Recorder(Gives(maps, Told())))
 
 
 def test_a_perfect_prediction_has_no_mse():

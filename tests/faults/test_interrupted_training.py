@@ -43,9 +43,9 @@ def unbroken(drawn: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[int,
     return curve
 
 
-def resume(drawn: Path, folder: Path, kept: int = 3) -> int:
+def resume(drawn: Path, folder: Path, kept: int = 3, moment: str = 'never') -> int:
     """Finish the run; the iteration it went on from."""
-    done = run(drawn, folder, kept)
+    done = run(drawn, folder, kept, moment)
     assert done.returncode == 0, done.stderr[-2000:]
     return int(re.search(r'resumed epoch: \d+, iter: (\d+)', done.stdout + done.stderr)[1])
 
@@ -69,6 +69,21 @@ def test_killed_by_itself(moment: str, kept: int, drawn: Path, tmp_path: Path, u
     place = {'forward': f'in the forward pass of step {KILLED}', 'writing': f'while the checkpoint of step {KILLED} is written'}
     saw(f'kill -9 {place[moment]} (max_keep_ckpts={kept}), then resume', 'only the unfinished step is lost',
         f'resumed from step {KILLED - 1}; all {ITERATIONS} losses equal the unbroken run\'s')
+
+
+def test_killed_while_the_best_is_written(drawn: Path, tmp_path: Path, saw: Callable) -> None:
+    folder = tmp_path / 'run'
+    killed = run(drawn, folder, 1, 'best', KILLED)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr[-2000:]
+    before, half, last = (folder / f'best_number_iter_{i}.pth' for i in (KILLED - 1, KILLED, ITERATIONS))
+    with pytest.raises(Exception, match='PytorchStreamReader|zip archive'):
+        torch.load(half)
+    assert torch.load(before)['state_dict']
+    assert resume(drawn, folder, 1, 'improving') == KILLED
+    assert torch.load(last)['state_dict'] and not before.exists()
+    saw(f'kill -9 while the best checkpoint after step {KILLED} is written (max_keep_ckpts=1), then resume',
+        'the best one before is still there until there is a better one',
+        f'that of step {KILLED - 1} loads; resumed from step {KILLED}, that of step {ITERATIONS} has taken its place')
 
 
 def test_killed_from_outside(drawn: Path, tmp_path: Path, unbroken: dict, saw: Callable) -> None:
