@@ -197,7 +197,30 @@ def test_best_checkpoint_is_taken_and_missing_ones_are_named(tmp_path):
     (tmp_path / 'epoch_2.pth').write_text('')
     (tmp_path / 'last_checkpoint').write_text('/elsewhere/epoch_2.pth')
     assert trained_model.find(tmp_path) == (tmp_path / 'config.py', tmp_path / 'epoch_2.pth')
-    (tmp_path / 'best_coco_AP_epoch_1.pth').write_text('')
+    torch.save({}, tmp_path / 'best_coco_AP_epoch_1.pth')
     assert trained_model.find(tmp_path)[1].name == 'best_coco_AP_epoch_1.pth'
     assert trained_model.find(tmp_path / 'epoch_2.pth')[1].name == 'epoch_2.pth'
     assert trained_model.title_of(Path('work/some/seed-1')) == 'some'
+
+
+def test_a_model_is_loaded_without_the_person_boxes(tmp_path, monkeypatch):
+    """The tools look at annotated boxes; the file of detections, which the config names, need not be there."""
+    dataset = dict(type='CocoDataset', data_root=f'{tmp_path}/', ann_file='a.json', data_prefix=dict(img='img/'), bbox_file='gone.json')
+    (tmp_path / 'config.py').write_text(f'val_dataloader = dict(dataset={dataset!r})')
+    for name in ('a.json', 'epoch_2.pth'):
+        (tmp_path / name).write_text('')
+    (tmp_path / 'last_checkpoint').write_text('epoch_2.pth')
+    monkeypatch.setattr('mmpose.apis.init_model', lambda config, weights, device: (weights, device))
+    with pytest.raises(SystemExit, match='img/'):
+        trained_model.load(tmp_path)
+    (tmp_path / 'img').mkdir()
+    model, config = trained_model.load(tmp_path, device='cuda')
+    assert model == (str(tmp_path / 'epoch_2.pth'), 'cuda') and 'bbox_file' not in config.val_dataloader.dataset
+
+
+@pytest.mark.parametrize(('there', 'device'), [(True, 'cuda'), (False, 'cpu')])
+def test_the_device_is_the_gpu_where_there_is_one(there, device, monkeypatch):
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: there)
+    for tool, words in ((check_theorem, ['run', '--out', 'x']), (compare_heatmaps, ['one', 'other', '--out', 'x'])):
+        assert tool._arguments(words).device == device
+        assert tool._arguments([*words, '--device', 'cpu']).device == 'cpu'
