@@ -37,6 +37,56 @@ def test_report(benchmark, tmp_path, capsys):
     assert 'old' not in table.read_text() and 'EMDHeatmapLoss' in table.read_text()
 
 
+def fake_rows(network, keypoints, precision, arguments):
+    times = dict(median=1.0, quartile_1=1.0, quartile_3=1.0, repeats=arguments.turns)
+    return [dict(network=network, keypoints=keypoints, precision=precision, batch=arguments.batch, loss='ours', accuracy=False,
+                 step=times, peak_bytes=None, throughput_of_mse=times)]
+
+
+def test_what_was_cut_off_is_continued(benchmark, tmp_path, monkeypatch, capsys):
+    """The second call measures the rest, and its table holds everything."""
+    done, table = [], tmp_path / 'table.md'
+    table.write_text('<!-- begin training-cpu -->\n<!-- end training-cpu -->\n')
+
+    def measure(network, keypoints, precision, arguments):
+        if len(done) == 3:
+            raise KeyboardInterrupt
+        done.append((network, keypoints))
+        return fake_rows(network, keypoints, precision, arguments)
+
+    monkeypatch.setattr(benchmark, 'measure', measure)
+    words = ['--models', 'res152', 'res18', '--keypoints', '5', '7', '--resume', '--json', str(tmp_path / 'report.json')]
+    monkeypatch.setattr(sys, 'argv', ['benchmark_training.py', '1'])
+    with pytest.raises(KeyboardInterrupt):
+        benchmark.main(words)
+    monkeypatch.setattr(benchmark, 'measure', fake_rows)
+    monkeypatch.setattr(sys, 'argv', ['benchmark_training.py', '2'])
+    for _ in range(2):
+        benchmark.main([*words, '--markdown', str(table)])
+    report = json.loads((tmp_path / 'report.json').read_text())
+    assert [(row['network'], row['keypoints']) for row in report['training']] == [*done, ('res18', 7)]
+    assert done == [('res152', 5), ('res152', 7), ('res18', 5)]
+    assert report['calls'] == ['benchmark_training.py 1', 'benchmark_training.py 2']
+    assert table.read_text().count('| res') == 4 and 'by 1 more calls' in table.read_text()
+    assert capsys.readouterr().err.count('measured before: ') == 3 + 4
+
+
+def test_other_settings_are_not_mixed_into_one_table(benchmark, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(benchmark, 'measure', fake_rows)
+    words = [*TINY, '--json', str(tmp_path / 'report.json')]
+    benchmark.main(words)
+    with pytest.raises(SystemExit, match="cannot be continued, it was measured with turns 2, now 3: move it away"):
+        benchmark.main([*words, '--resume', '--turns', '3'])
+    monkeypatch.setattr('measuring.commit', lambda: 'another')
+    with pytest.raises(SystemExit, match="commit .*, now 'another'"):
+        benchmark.main([*words, '--resume'])
+    benchmark.main(words)
+    assert len(json.loads((tmp_path / 'report.json').read_text())['training']) == 1
+    with pytest.raises(SystemExit):
+        benchmark.main([*TINY, '--resume'])
+    assert '--json must say where' in capsys.readouterr().err
+
+
 def test_a_step_trains_with_the_loss_of_its_turn(benchmark):
     """Weights move under either loss, and the accuracy is computed only where it is asked for."""
     arguments = benchmark._arguments(TINY)

@@ -31,6 +31,8 @@ def test_speed_is_measured_after_a_check(tool, tmp_path, capsys):
     written = json.loads(numbers.read_text())
     results = written['results']
     assert results['EMD, newton, torch']['gradient_error'] < 2e-5
+    assert results['EMDHeatmapLoss, defaults, torch']['gradient_error'] < 1e-4
+    assert text.count('Softplus(sharpness=5.0)') == text.count('Softmax(sharpness=20.0)') == 1  # which row is which setting
     assert results['plain log-Sinkhorn 1000']['gradient_error'] < 1e-4
     assert results['POT solve_batch']['value_error'] < 1e-3
     assert results['KeypointMSELoss']['memory'] == pytest.approx(2 * written['heatmap_bytes'], abs=100)
@@ -38,12 +40,52 @@ def test_speed_is_measured_after_a_check(tool, tmp_path, capsys):
     assert 'POT solve_batch' in capsys.readouterr().out
 
 
-def test_no_time_is_printed_if_ours_is_wrong(tool, monkeypatch, capsys):
+@pytest.mark.parametrize(('allowed', 'name'), [
+    ('ALLOWED', 'EMD, newton, torch'), ('ALLOWED_WITH_CROSS_ENTROPY', 'EMDHeatmapLoss, defaults, torch')])
+def test_no_time_is_printed_if_ours_is_wrong(allowed, name, tool, monkeypatch, capsys):
     benchmark, speed = tool('benchmark_transport'), tool('transport_benchmark.speed')
-    monkeypatch.setitem(speed.ALLOWED, torch.float32, 0.0)
-    with pytest.raises(SystemExit, match='no times printed'):
+    monkeypatch.setitem(getattr(speed, allowed), torch.float32, 0.0)
+    with pytest.raises(SystemExit, match=f'{name}: .*no times printed'):
         benchmark.main([*TINY, '--no-peers'])
     assert 'median' not in capsys.readouterr().out
+
+
+def test_the_defaults_are_those_of_the_package(tool):
+    """The benchmark composes them without MMPose; value and gradient are those of the class, the weights included."""
+    components = pytest.importorskip('hdm_mmpose.components', reason='the class needs MMPose')
+    benchmark, speed = tool('benchmark_transport'), tool('transport_benchmark.speed')
+    work = speed.workload(benchmark._arguments([*TINY, '--batch', '5', '--supplier', 'relu', '--dtype', 'float64']))
+    batch = speed.batches(work)[0]
+    batch.weights.copy_(torch.linspace(0, 2, 15).view(5, 3))
+    found, wanted = speed.package_default(work, 'torch').step(batch), components.EMDHeatmapLoss()(
+        batch.output, batch.target, batch.weights)
+    assert found.item() == pytest.approx(wanted.item(), rel=1e-12)
+    gradients = [torch.autograd.grad(value, batch.output)[0] for value in (found, wanted)]
+    torch.testing.assert_close(*gradients, rtol=1e-12, atol=1e-15)
+
+
+def test_on_a_gpu_both_backends_take_part(tool):
+    benchmark, speed = tool('benchmark_transport'), tool('transport_benchmark.speed')
+    names = list(speed.contestants(speed.workload(benchmark._arguments(['--device', 'cuda'])), False, 10))
+    assert [name for name in names if 'defaults' in name] == ['EMDHeatmapLoss, defaults, torch', 'EMDHeatmapLoss, defaults, triton']
+
+
+def test_the_scaling_curves(tool, monkeypatch, tmp_path):
+    """Drawn, linked from the page as it lies beside the picture, and written as numbers."""
+    benchmark, speed = tool('benchmark_transport'), tool('transport_benchmark.speed')
+    scales = {'joints': [dict(batch=1), dict(batch=2)], 'cells': [dict(size=(8, 6)), dict(size=(5, 7))], 'epsilon': [dict(epsilon=0.5)]}
+    monkeypatch.setattr(speed, 'SCALES', scales)
+    page, numbers, picture = tmp_path / 'docs' / 'page.md', tmp_path / 'numbers.json', tmp_path / 'docs' / 'images' / 'curves.png'
+    page.parent.mkdir()
+    page.write_text('<!-- begin scaling-cpu -->\nold\n<!-- end scaling-cpu -->\n')
+    benchmark.main([*TINY, '--no-peers', '--scaling', '--plot', str(picture), '--markdown', str(page), '--json', str(numbers)])
+    curves = json.loads(numbers.read_text())['scaling']
+    assert {axis: [point['at'] for point in points] for axis, points in curves.items()} == {
+        'joints': [3, 6], 'cells': [48, 35], 'epsilon': [0.5]}
+    names = {'KeypointMSELoss', 'EMD, newton, torch', 'EMDHeatmapLoss, defaults, torch'}
+    assert all(set(point) == {'at', *names} and all(point[name] > 0 for name in names) for axis in curves.values() for point in axis)
+    assert '](images/curves.png)' in page.read_text() and 'old' not in page.read_text() and 'commit' in page.read_text()
+    assert picture.read_bytes().startswith(b'\x89PNG')
 
 
 def test_the_accuracy_table(tool, monkeypatch):
@@ -68,12 +110,46 @@ def test_the_bias_table(tool, monkeypatch):
     assert 'epsilon (cells)' in bias.bias_table(rows)
 
 
-def test_the_collapse_table(tool, monkeypatch):
+def test_the_collapse_table(tool, monkeypatch, tmp_path):
     collapse = tool('benchmark_collapse')
-    monkeypatch.setattr(collapse, 'SETTINGS', (('relu', 'product'), ('softplus', 'shannon')))
-    runs = collapse.main(['--seeds', '1', '--steps', '8', '--batch', '4', '--persons', '6', '--held-out', '4'])
-    assert [run.empty[-1] for run in runs][1] == 0 and all(0 <= run.mean_error < 40 for run in runs)
-    assert 'no: dead' in collapse.summary_table(runs)
+    settings = {collapse.SETTINGS[index] for index in (0, 5, -1)}
+    monkeypatch.setattr(collapse, 'SETTINGS', tuple(each for each in collapse.SETTINGS if each in settings))
+    page, numbers = tmp_path / 'page.md', tmp_path / 'numbers.json'
+    words = ['--seeds', '1', '--steps', '8', '--batch', '4', '--persons', '6', '--held-out', '4']
+    runs = collapse.main([*words, '--markdown', str(page), '--json', str(numbers)])
+    assert [len(run.checks) for run in runs] == [collapse.CHECKS + 1] * 3 and all(0 <= run.end.mean_error < 40 for run in runs)
+    assert all(check.stuck <= check.still <= 1 and check.empty <= check.still for run in runs for check in run.checks)
+    lines = page.read_text().splitlines()
+    relu, softplus, default = (next(line for line in lines if line.startswith(f'| {name} ')) for name in ('relu', 'softplus', 'softmax'))
+    assert 'product, saturated, unbiased + 0.5 CE' in default and 'cannot be' in softplus and 'cannot be' not in relu
+    assert len(json.loads(numbers.read_text())['runs'][0]['checks']) == collapse.CHECKS + 1
+
+
+def test_a_map_whose_mass_is_in_one_wrong_cell_is_still_whatever_the_rule_says(tool):
+    """Nothing is empty here, and only the cross-entropy moves a softmax that is sure of the wrong cell."""
+    collapse = tool('benchmark_collapse')
+    maps = torch.zeros(1, *collapse.SIZE)
+    maps[0, 20, 5] = 2
+    dots = torch.tensor([[12.3, 8.4]])
+    slopes = {(each.options.supplier.name, str(each)): collapse.largest_slope(maps, dots, each).item() for each in collapse.SETTINGS}
+    still = {key for key, slope in slopes.items() if slope < collapse.STILL}
+    assert still == {
+        ('relu', 'shannon'), ('relu', 'product'), ('softmax', 'product'), ('softmax', 'product, saturated, unbiased')}
+    assert slopes['softmax', 'product, saturated, unbiased + 0.5 CE'] == pytest.approx(10, rel=0.01)
+    below = {each.options.supplier.name for each in collapse.SETTINGS if collapse.largest_slope(-1 - maps, dots, each) < collapse.STILL}
+    assert below == {'relu'}
+
+
+def test_shares_of_maps_by_hand(tool):
+    """Two joints of two persons: one sure and wrong, one sure and right, one undecided, one not visible."""
+    collapse = tool('benchmark_collapse')
+    maps = torch.zeros(2, 2, *collapse.SIZE)
+    maps[0, 0, 20, 5] = maps[0, 1, 9, 4] = 3
+    maps[1, 0, 9, 4] = 0.1
+    data = collapse.Data(maps, torch.tensor([4.0, 9.0]).expand(2, 2, 2), torch.tensor([[1.0, 1.0], [1.0, 0.0]]))
+    found = collapse.check(torch.nn.Identity(), data, collapse.Setting(collapse.defaults.OPTIONS))
+    assert (found.empty, found.still, found.stuck) == (0, pytest.approx(2 / 3), pytest.approx(1 / 3))
+    assert found.slope < collapse.STILL and found.median_error < 0.5 < found.mean_error
 
 
 def test_memory_is_that_of_the_tensors(tool):

@@ -58,8 +58,7 @@ def check(module: tool.Exportable, path: Path, crops: np.ndarray) -> None:
     comparison = tool.compare(module, path, crops)
     print(comparison)
     assert comparison.crops == len(crops) and comparison.joints == len(crops) * 17
-    assert comparison.ties <= 0.01 * comparison.joints, 'too many joints were left out for the comparison to mean anything'
-    assert comparison.pixels <= 1e-4 and comparison.score <= 1e-5
+    assert comparison.faults() == [] and comparison.score <= 1e-5
 
 
 def test_graph_says_what_pytorch_says(exported: tuple[tool.Exportable, Path]) -> None:
@@ -100,6 +99,44 @@ def test_a_changed_graph_is_noticed(exported: tuple[tool.Exportable, Path]) -> N
     other = lively(model_config(supplier=rule))
     other.load_state_dict(module.state_dict())
     assert tool.compare(other, path, tool.random_crops(8, (96, 128), [])).pixels > 1e-2
+
+
+@pytest.mark.parametrize(('change', 'error'), [
+    ({}, ''), ({'ties': 2}, ''), ({'ties': 3}, '3 of 200 joints'), ({'ties': 200}, '200 of 200 joints'),
+    ({'joints': 20, 'ties': 1}, ''), ({'joints': 20, 'ties': 2}, '2 of 20 joints'), ({'pixels': 2e-4}, 'keypoints differ'),
+    ({'pixels': float('nan')}, 'keypoints differ'), ({'score': 2e-4}, 'scores differ'), ({'score': float('nan')}, 'scores differ')],
+    ids=str)
+def test_keypoints_scores_and_the_share_of_ties_are_judged(change: dict, error: str, tmp_path: Path, monkeypatch, capsys) -> None:
+    """And the exit status says so."""
+    comparison = tool.Comparison(**{**dict(crops=10, joints=200, ties=0, pixels=5e-5, score=5e-5), **change})
+    monkeypatch.setattr(tool, 'compare', lambda *_: comparison)
+    monkeypatch.setattr(tool, 'init_model', lambda *_, device: lively(model_config()).model)
+    monkeypatch.setattr(tool, 'export', lambda module, size, path: path.write_text('graph'))
+    monkeypatch.setattr(sys, 'argv', ['export_onnx.py', 'CONFIG', 'CHECKPOINT', '--out', str(tmp_path / 'model.onnx')])
+    assert tool.main() == bool(error)
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith('error: ')]
+    assert [line.startswith(f'error: {error}') for line in lines] == [True] * bool(error)
+
+
+def test_a_graph_of_which_every_joint_is_a_tie_fails(exported: tuple[tool.Exportable, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    module, path = exported
+    monkeypatch.setattr(tool, 'TOLERANCE', -1.0)  # everything differs
+    monkeypatch.setattr(tool, 'decided_by_rounding', lambda decoder, maps: torch.ones(maps.shape[:2], dtype=torch.bool))
+    comparison = tool.compare(module, path, tool.random_crops(2, (96, 128), []))
+    assert comparison.ties == comparison.joints == 34 and any('34 of 34 joints' in fault for fault in comparison.faults())
+
+
+def test_nan_out_of_the_graph_is_not_forgotten(exported: tuple[tool.Exportable, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    session = onnxruntime.InferenceSession(str(exported[1]), providers=['CPUExecutionProvider'])
+
+    class Broken:
+        def run(self, outputs: list[str], inputs: dict) -> list[np.ndarray]:
+            found = session.run(outputs, inputs)
+            return [each * np.nan for each in found] if len(inputs['crops']) == 1 else found
+
+    monkeypatch.setattr(onnxruntime, 'InferenceSession', lambda *_, **__: Broken())
+    comparison = tool.compare(*exported, tool.random_crops(3, (96, 128), []))
+    assert [fault.split()[0] for fault in comparison.faults()] == ['keypoints', 'scores']
 
 
 def test_gaussian_decoder_is_refused_with_the_way_out() -> None:

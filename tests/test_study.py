@@ -1,7 +1,11 @@
 """tools/study.py: what a study file becomes, what a run leaves behind, what the report says."""
 
+import datetime
 import json
+import os
+import subprocess
 import sys
+import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -266,6 +270,17 @@ def test_no_run_starts_when_the_time_is_up(tmp_path, data, capsys):
     assert 'to do' in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(('now', 'until', 'wanted'), [
+    ((2026, 12, 31, 22, 10), '23:05', (2026, 12, 31, 23, 5)),
+    ((2026, 12, 31, 22, 10), '06:30', (2027, 1, 1, 6, 30)),
+    ((2026, 12, 31, 22, 10), '22:10', (2027, 1, 1, 22, 10))])
+def test_a_time_of_day_that_has_passed_is_tomorrows(now, until, wanted, monkeypatch):
+    now, wanted = datetime.datetime(*now), datetime.datetime(*wanted)
+    assert study.next_time(until, now) == wanted
+    monkeypatch.setattr(study, 'next_time', lambda clock, _: {until: wanted}[clock])
+    assert study.finish(study.build_parser().parse_args(['run', str(FULL), '--until', until])) == wanted.timestamp()
+
+
 def test_a_result_without_weights_is_done_again_only_if_another_run_starts_from_it(tmp_path):
     whole = Study(FULL, work_dir=str(tmp_path))
     first, second, other = (Run('ablations', 'res18', name, 0) for name in ('dark_half', 'emd_after_mse', 'tau_1'))
@@ -277,6 +292,30 @@ def test_a_result_without_weights_is_done_again_only_if_another_run_starts_from_
     (whole.folder(second) / 'result.json').unlink()
     (whole.folder(first) / 'weights.pth').touch()
     assert not study.start_lacks(whole, first)
+
+
+def test_the_gpu_script_runs_and_collects_one_study(tmp_path):
+    """Commands, folders and archives are those of configs/lspet/study.yml, whatever is in the environment."""
+    (tmp_path / 'tools').mkdir()
+    (tmp_path / 'tools/study_gpu.sh').write_text((ROOT / 'tools/study_gpu.sh').read_text())
+    python = tmp_path / 'python'
+    python.write_text(f'#!/bin/sh\necho "$@" >> {tmp_path}/calls\n')
+    python.chmod(0o755)
+    runs = tmp_path / yaml.safe_load(FULL.read_text())['work_dir']
+    done = [runs / 'finals/res50/mse/seed0/result.json', runs / 'report/evidence.md']
+    for file in done:
+        file.parent.mkdir(parents=True)
+        file.write_text('{}')
+    environment = {**os.environ, 'PYTHON': str(python), 'STUDY': 'configs/lspet/study_reduced.yml'}
+    for name in ('OUT', 'RESULTS', 'SITE', 'WHEELS'):
+        environment.pop(name, None)
+    command = ['bash', 'tools/study_gpu.sh', 'run', '10', 'finals']
+    subprocess.run(command, cwd=tmp_path, env=environment, check=True, capture_output=True, timeout=60)
+    calls = [line for line in (tmp_path / 'calls').read_text().splitlines() if line.startswith('tools/study.py')]
+    assert [line.split()[:3] for line in calls] == [
+        ['tools/study.py', command, 'configs/lspet/study.yml'] for command in ('run', 'report')]
+    with tarfile.open(tmp_path / 'work_dirs/lspet_out/results.tar.gz') as archive:
+        assert set(archive.getnames()) == {str(file.relative_to(runs.parent)) for file in done}
 
 
 # --- report ----------------------------------------------------------------------------------------------------------

@@ -5,7 +5,8 @@
 
 The pictures are those of ``tools/make_demo_data.py``, drawn in memory, one crop per person.  The network's last layer
 starts as in MMPose's ``HeatmapHead`` (normal, 0.001; bias 0), so that maps start around 0.  A map is empty if it holds no mass
-under its rule: Eq. 3 then divides 0 by 0; and dead if, without help, its gradient is 0 for ever.
+under its rule: Eq. 3 then divides 0 by 0.  It is still if the loss has no gradient at it to speak of, empty or not: a softmax whose
+mass has all gone to one cell is as still as an empty relu.  Both are measured on held-out persons, several times in a training.
 """
 
 from __future__ import annotations
@@ -27,7 +28,9 @@ from torch import Tensor, nn
 
 sys.path.insert(0, str(ROOT))
 
-from hdm_mmpose.transport import EMDOptions, build_supplier, emd  # noqa: E402
+from transport_benchmark import defaults  # noqa: E402
+
+from hdm_mmpose.transport import EMDOptions, build_supplier  # noqa: E402
 from hdm_mmpose.transport.sub_pixel import read_heatmap  # noqa: E402
 
 INPUT = (48, 64)  # w, h in pixels
@@ -35,12 +38,42 @@ STRIDE = 2
 SIZE = (INPUT[1] // STRIDE, INPUT[0] // STRIDE)  # H, W in cells
 JOINTS = 17
 EPSILON = 0.25
-# (supplier, potential); the first is the paper's own reading of its equations
+CHECKS = 8  # times during a training that maps are looked at
+# In cells per unit of the heatmap.  The loss is in cells and maps stand a few units high: at this slope one would have to change
+# by 10,000 units to gain a hundredth of a cell.  The table says where the median map's slope is.
+STILL = 1e-6
+WRONG = 1.0  # in cells: a map that is still and further off than this is stuck; one that is right may be still
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A loss: the transport cost, plus ``cross_entropy`` times the cross-entropy with the dot in nats."""
+
+    options: EMDOptions
+    cross_entropy: float = 0.0
+
+    def __str__(self) -> str:
+        options = self.options
+        parts = [options.potential]
+        parts += [options.ground_distance.name] if options.ground_distance.name != 'euclidean' else []
+        parts += ['unbiased'] if options.unbiased else []
+        return ', '.join(parts) + (f' + {self.cross_entropy:g} CE' if self.cross_entropy else '')
+
+    def values(self, maps: Tensor, dots: Tensor) -> Tensor:
+        """(J,) from maps (J, H, W) and dots (J, 2) in cells, x then y."""
+        return defaults.with_cross_entropy(maps, dots, self.options, self.cross_entropy)
+
+
+def _paper(supplier: str, potential: str) -> Setting:
+    return Setting(EMDOptions(EPSILON, potential, build_supplier(supplier)))
+
+
+# The first is the paper's own reading of its equations, the last what the package does by default, before it without its companion.
 SETTINGS = (
-    ('relu', 'shannon'), ('relu', 'product'), ('relu_surrogate', 'shannon'), ('relu_surrogate', 'product'),
-    ('softplus', 'shannon'), ('softplus', 'product'), ('softmax', 'product'),
+    _paper('relu', 'shannon'), _paper('relu', 'product'), _paper('relu_surrogate', 'shannon'), _paper('relu_surrogate', 'product'),
+    _paper('softplus', 'shannon'), _paper('softplus', 'product'), _paper('softmax', 'product'),
+    Setting(defaults.OPTIONS), Setting(defaults.OPTIONS, defaults.CROSS_ENTROPY_WEIGHT),
 )
-CHECKS = 8  # times during a training that empty maps are counted
 
 
 @dataclass
@@ -52,22 +85,41 @@ class Data:
     weights: Tensor
 
 
-@dataclass
-class Run:
-    """One training.
+@dataclass(frozen=True)
+class Check:
+    """The maps of the held-out persons' visible joints at one moment.
 
     Attributes:
-        empty: share of empty maps on the held-out persons at each check, the first before any training.
-        mean_error, median_error: distance to the joint in cells, at the end; an empty map is read as its highest cell.
+        empty, still, stuck: shares of the maps; ``stuck`` are still and wrong.
+        slope: median over the maps of the largest entry of their gradient, in cells per unit of the heatmap.
+        mean_error, median_error: distance to the joint in cells; an empty map is read as its highest cell.
     """
 
+    empty: float
+    still: float
+    stuck: float
+    slope: float
+    mean_error: float
+    median_error: float
+
+
+@dataclass
+class Run:
+    """One training; ``checks`` are in order of time, the first before any step, the last after all."""
+
     supplier: str
-    potential: str
+    loss: str
     seed: int
-    empty: list[float] = field(default_factory=list)
-    mean_error: float = float('nan')
-    median_error: float = float('nan')
+    checks: list[Check] = field(default_factory=list)
     seconds: float = 0.0
+
+    @property
+    def end(self) -> Check:
+        return self.checks[-1]
+
+    def worst(self, what: str) -> float:
+        """The largest share over the checks."""
+        return max(getattr(check, what) for check in self.checks)
 
 
 class Network(nn.Module):
@@ -129,64 +181,74 @@ def _crop(picture: np.ndarray, annotation: dict) -> tuple[np.ndarray, np.ndarray
     return crop.transpose(2, 0, 1) / 127.5 - 1, cells, (flags > 0) & inside
 
 
-def train(supplier: str, potential: str, seed: int, train_data: Data, held_out: Data, steps: int, batch: int) -> Run:
+def train(setting: Setting, seed: int, train_data: Data, held_out: Data, steps: int, batch: int) -> Run:
     """One network from a fresh start."""
     torch.manual_seed(seed)
-    run, network, start = Run(supplier, potential, seed), Network(), time.perf_counter()
-    options = EMDOptions(EPSILON, potential, build_supplier(supplier))
+    run, network, start = Run(setting.options.supplier.name, str(setting), seed), Network(), time.perf_counter()
     optimiser = torch.optim.Adam(network.parameters(), lr=1e-3)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
     order = torch.Generator().manual_seed(seed)
     for step in range(steps):
         if step * CHECKS % steps < CHECKS:
-            run.empty.append(evaluate(network, held_out, options)[0])
+            run.checks.append(check(network, held_out, setting))
         chosen = torch.randint(len(train_data.pictures), (batch,), generator=order)
         maps = network.train()(train_data.pictures[chosen])
-        loss = _loss(maps, train_data.dots[chosen], train_data.weights[chosen], options)
+        loss = _loss(maps, train_data.dots[chosen], train_data.weights[chosen], setting)
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
         schedule.step()
-    empty, errors = evaluate(network, held_out, options)
-    run.empty.append(empty)
-    run.mean_error, run.median_error = errors.mean().item(), errors.median().item()
+    run.checks.append(check(network, held_out, setting))
     run.seconds = time.perf_counter() - start
     return run
 
 
-def _loss(maps: Tensor, dots: Tensor, weights: Tensor, options: EMDOptions) -> Tensor:
-    cost = emd(maps.flatten(0, 1), dots.flatten(0, 1), options).cost.view(weights.shape)
-    return torch.where(weights > 0, cost, 0).sum() / weights.sum()
+def _loss(maps: Tensor, dots: Tensor, weights: Tensor, setting: Setting) -> Tensor:
+    values = setting.values(maps.flatten(0, 1), dots.flatten(0, 1)).view(weights.shape)
+    return torch.where(weights > 0, values, 0).sum() / weights.sum()
 
 
-@torch.no_grad()
-def evaluate(network: Network, data: Data, options: EMDOptions) -> tuple[float, Tensor]:
-    """Share of empty maps among visible joints, and the distances of decoded to true joints in cells."""
-    maps = network.eval()(data.pictures)[data.weights > 0]
-    reading = read_heatmap(maps, options.supplier)
-    empty = options.supplier.is_empty(maps).float().mean().item()
-    return empty, (reading.dots - data.dots[data.weights > 0]).norm(dim=-1)
+def check(network: Network, data: Data, setting: Setting) -> Check:
+    """Look at the maps of all visible joints."""
+    with torch.no_grad():
+        maps = network.eval()(data.pictures)[data.weights > 0]
+    dots, supplier = data.dots[data.weights > 0], setting.options.supplier
+    error = (read_heatmap(maps, supplier).dots - dots).norm(dim=-1)
+    slope = largest_slope(maps, dots, setting)
+    still = slope < STILL
+    shares = (each.float().mean().item() for each in (supplier.is_empty(maps), still, still & (error > WRONG)))
+    return Check(*shares, slope.median().item(), error.mean().item(), error.median().item())
 
 
-def revives(options: EMDOptions) -> bool:
-    """Does an empty map still have a gradient?  Asked of the loss itself."""
-    with torch.enable_grad():
-        empty = torch.full((1, *SIZE), -1.0, requires_grad=True)
-        emd(empty, torch.tensor([[3.3, 4.4]]), options).cost.sum().backward()
-    return bool((empty.grad != 0).any())
+def largest_slope(maps: Tensor, dots: Tensor, setting: Setting) -> Tensor:
+    """(J,) largest entry of each map's gradient, in cells per unit of the heatmap.
+
+    Args:
+        maps: (J, H, W).
+        dots: (J, 2) in cells, x then y.
+        setting: the loss.
+    """
+    maps = maps.detach().requires_grad_()
+    (gradient,) = torch.autograd.grad(setting.values(maps, dots).sum(), maps)
+    return gradient.abs().amax((1, 2))
 
 
 def summary_table(runs: list[Run]) -> str:
-    """One line per setting: means over the seeds, worst and best beside them."""
+    """One line per setting: means over the seeds, best and worst beside them."""
     rows = []
-    for supplier, potential in dict.fromkeys((run.supplier, run.potential) for run in runs):
-        some = [run for run in runs if (run.supplier, run.potential) == (supplier, potential)]
+    for supplier, loss in dict.fromkeys((run.supplier, run.loss) for run in runs):
+        some = [run for run in runs if (run.supplier, run.loss) == (supplier, loss)]
+        shares = {what: [_percent([run.worst(what) for run in some]), _percent([getattr(run.end, what) for run in some])]
+                  for what in ('empty', 'still', 'stuck')}
+        if build_supplier(supplier).positive:
+            shares['empty'] = ['cannot be', 'cannot be']
+        slopes = [run.end.slope for run in some]
         rows.append([
-            supplier, potential, _percent([max(run.empty) for run in some]), _percent([run.empty[-1] for run in some]),
-            'yes' if revives(EMDOptions(EPSILON, potential, build_supplier(supplier))) else 'no: dead',
-            _spread([run.mean_error for run in some]), _spread([run.median_error for run in some]),
+            supplier, loss, *shares['empty'], *shares['still'], shares['stuck'][1], f'{min(slopes):.2g} - {max(slopes):.2g}',
+            _spread([run.end.mean_error for run in some]), _spread([run.end.median_error for run in some]),
         ])
-    head = ['supplier', 'potential', 'empty, at worst', 'empty at the end', 'they get a gradient', 'mean error (cells)', 'median error']
+    head = ['supplier', 'loss', 'empty, at worst', 'empty, at the end', 'still, at worst', 'still, at the end', 'stuck, at the end',
+            'median slope', 'mean error (cells)', 'median error']
     return table(head, rows)
 
 
@@ -206,12 +268,17 @@ This file is written by `tools/benchmark_collapse.py`; change the script, not th
 
 A small network ({sum(p.numel() for p in Network().parameters())} parameters) learns {JOINTS} joints of {arguments.persons} drawn
 persons, {INPUT[0]} x {INPUT[1]} pixels to {SIZE[1]} x {SIZE[0]} cells, {arguments.steps} steps of {arguments.batch}, Adam at
-0.001 with a cosine schedule, epsilon = {EPSILON} cells, Euclidean cost, last layer started as MMPose's `HeatmapHead`. Error:
-distance between decoded and drawn joint in heatmap cells on {arguments.held_out} held-out persons; an empty map is read as its
-highest cell. Each entry is the mean over {arguments.seeds} seeds, and (lowest - highest).
+0.001 with a cosine schedule, last layer started as MMPose's `HeatmapHead`. The loss is the transport cost with epsilon = {EPSILON}
+cells, Euclidean distance and plain demanders, unless the row says otherwise; CE is the cross-entropy with the dot. Error: distance
+between decoded and drawn joint in heatmap cells on {arguments.held_out} held-out persons; an empty map is read as its highest cell.
+Each entry is the mean over {arguments.seeds} seeds, and (lowest - highest).
 
-A map is *empty* if it holds no mass under its rule (Eq. 3 is then 0 / 0), and *dead* if it gets no gradient either: then it
-never comes back by itself. `relu` with `shannon` and epsilon 0.25 is the paper taken at its word.
+A map is *empty* if it holds no mass under its rule (Eq. 3 is then 0 / 0). It is *still* if the largest entry of the loss's gradient
+with respect to it is below {STILL:g} cells per unit of the heatmap: at this slope it would have to change by 10,000 units to gain a
+hundredth of a cell, so the loss does not move it, whatever the reason: no mass, or all of it in one cell. It is *stuck* if it is
+still and more than {WRONG:g} cell off. All are shares of the held-out persons' visible joints, looked at {CHECKS} times during the
+training and once after it; "median slope" is that of the median map at the end. `relu` with `shannon` and epsilon 0.25 is the paper
+taken at its word, the last row the package's default.
 
 {summary_table(runs)}
 
@@ -225,14 +292,15 @@ def main(argv: list[str] | None = None) -> list[Run]:
     about = machine('cpu', 0)
     print(f'drawing {arguments.persons + arguments.held_out} persons ...', flush=True)
     data, held_out = draw('train', arguments.persons, 0), draw('val', arguments.held_out, 0)
-    chosen = [pair for pair in SETTINGS if not arguments.suppliers or pair[0] in arguments.suppliers]
+    chosen = [each for each in SETTINGS if not arguments.suppliers or each.options.supplier.name in arguments.suppliers]
     runs = []
-    for supplier, potential in chosen:
+    for setting in chosen:
         for seed in range(arguments.seeds):
-            run = train(supplier, potential, seed, data, held_out, arguments.steps, arguments.batch)
+            run = train(setting, seed, data, held_out, arguments.steps, arguments.batch)
             runs.append(run)
-            print(f'{supplier:>15} {potential:>8} seed {seed}: empty {max(run.empty):.3f} at worst, {run.empty[-1]:.3f} at the '
-                  f'end, error {run.mean_error:.2f} cells, {run.seconds:.0f} s', flush=True)
+            print(f'{run.supplier:>15}, {run.loss}, seed {seed}: empty {run.worst("empty"):.3f} at worst, {run.end.empty:.3f} at the '
+                  f'end; still {run.worst("still"):.3f}, {run.end.still:.3f}; stuck {run.end.stuck:.3f}; error '
+                  f'{run.end.mean_error:.2f} cells, {run.seconds:.0f} s', flush=True)
     print(summary_table(runs))
     if arguments.markdown:
         arguments.markdown.write_text(document(runs, about, arguments))

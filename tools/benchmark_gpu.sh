@@ -8,10 +8,12 @@
 #   launch     layouts of the kernel: warps, tiles, registers
 #   transport  the loss alone against KeypointMSELoss and other solvers, and its scaling
 #   codec      decoding, against MMPose's per-sample decoder
-#   training   whole training steps, four networks, 17 and 133 keypoints, fp32 and mixed precision
+#   training   whole training steps, four networks, 17 and 133 keypoints, fp32 and mixed precision; of one network: training-NAME,
+#              with one of res152 hrnet-w32 hrnet-w48 hrformer-base for NAME
 #
-# Results go to $OUT (default work_dirs/benchmarks): benchmarks.log and a JSON file per stage. No time is printed by a stage
-# whose results are wrong. A stage ends after MINUTES (default 9); the training benchmark keeps the networks it has finished.
+# Results go to $OUT (default work_dirs/benchmarks): benchmarks.log, a JSON file per stage, and benchmarks.md, a copy of
+# docs/benchmarks.md with the new tables in it. No time is printed by a stage whose results are wrong. A stage ends after MINUTES
+# (default 9), each network of `training` counting as two of its own; what was finished of it is kept, and the next call goes on.
 # Without MMPose on the machine the folder data/wheels is installed to SITE (`prepare`, 8 MiB, fills it on one with network).
 set -uo pipefail
 cd "$(dirname "$0")/.."
@@ -26,6 +28,12 @@ export PYTHONPATH="$SITE:$PWD${PYTHONPATH:+:$PYTHONPATH}"
 prepare() {
     WHEELS="$WHEELS" PYTHON="$PYTHON" tools/study_gpu.sh prepare
     "$PYTHON" -m pip download -q --no-deps -d "$WHEELS" pytest==8.4.2 pluggy==1.6.0 iniconfig==2.1.0 pygments==2.19.2
+}
+
+training() {  # of one network
+    local common=(--device cuda --models "$1" --resume --json "$OUT/training.json" --markdown "$OUT/benchmarks.md")
+    stage "training-$1" "$PYTHON" tools/benchmark_training.py "${common[@]}"
+    stage "training-$1, 133 keypoints" "$PYTHON" tools/benchmark_training.py "${common[@]}" --keypoints 133 --precision fp32 bf16
 }
 
 install() {
@@ -45,9 +53,10 @@ stage() {
 run() {
     failed=()
     "$PYTHON" -c 'import torch; raise SystemExit(None if torch.cuda.is_available() else "torch sees no GPU")' || exit 1
-    mkdir -p "$OUT"
+    mkdir -p "$OUT/images"
+    [ -f "$OUT/benchmarks.md" ] || cp docs/benchmarks.md "$OUT"
     install
-    { nvidia-smi; "$PYTHON" -m pip list 2> /dev/null; } > "$OUT/benchmarks.log" 2>&1
+    { nvidia-smi; "$PYTHON" -m pip list 2> /dev/null; } >> "$OUT/benchmarks.log" 2>&1
     for name in "$@"; do
         case $name in
             kernel)
@@ -57,15 +66,15 @@ run() {
                 stage launch "$PYTHON" tools/benchmark_launch.py --json "$OUT/launch.json" ;;
             transport)
                 stage transport "$PYTHON" tools/benchmark_transport.py --device cuda --batch 64 --size 96 72 \
-                    --json "$OUT/transport.json"
-                stage scaling "$PYTHON" tools/benchmark_transport.py --device cuda --scaling --plot "$OUT/scaling.png" \
-                    --json "$OUT/scaling.json" ;;
+                    --json "$OUT/transport.json" --markdown "$OUT/benchmarks.md"
+                stage scaling "$PYTHON" tools/benchmark_transport.py --device cuda --scaling --plot "$OUT/images/scaling_cuda.png" \
+                    --json "$OUT/scaling.json" --markdown "$OUT/benchmarks.md" ;;
             codec)
-                stage codec "$PYTHON" tools/benchmark_codec.py --device cuda --json "$OUT/codec.json" ;;
+                stage codec "$PYTHON" tools/benchmark_codec.py --device cuda --json "$OUT/codec.json" --markdown "$OUT/benchmarks.md" ;;
             training)
-                stage training "$PYTHON" tools/benchmark_training.py --device cuda --json "$OUT/training.json"
-                stage training-133 "$PYTHON" tools/benchmark_training.py --device cuda --keypoints 133 \
-                    --precision fp32 bf16 --json "$OUT/training_133.json" ;;
+                for network in res152 hrnet-w32 hrnet-w48 hrformer-base; do training "$network"; done ;;
+            training-*)
+                training "${name#training-}" ;;
             *)
                 echo "unknown stage $name" >&2
                 exit 2 ;;

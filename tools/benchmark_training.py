@@ -5,6 +5,9 @@
     python tools/benchmark_training.py --device cuda --keypoints 133      whole-body
     python tools/benchmark_training.py --batch 2 --models res18           ratios on a CPU, at 128 x 96
 
+With --resume, what --json holds already is kept and the rest is measured: on a machine that is lent for some minutes at a time,
+repeat the call until nothing is left to do.
+
 A step is MMEngine's: normalise a batch of pictures, forward, loss, backward, optimiser step.  Network and optimiser come from
 the `mse` config of each pair, the losses and the codecs that make the targets from both.  Pictures and dots are random, are
 made beforehand and lie on the device: reading files is not timed.  The losses take turns on one and the same network, a
@@ -21,6 +24,8 @@ from __future__ import annotations
 import argparse
 import copy
 import dataclasses
+import itertools
+import json
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -28,7 +33,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from measuring import ROOT, conditions, find_block, machine, summary, table, write_block, write_json
+from measuring import ROOT, conditions, find_block, machine, script, summary, table, write_block, write_json
 from torch import Tensor, nn
 
 sys.path.insert(0, str(ROOT))
@@ -74,20 +79,51 @@ def main(argv: Sequence[str] | None = None) -> None:
         torch.set_num_threads(arguments.threads)
     if arguments.markdown:
         find_block(arguments.markdown, f'training-{arguments.device}')
-    about = machine(arguments.device, arguments.seed)
-    rows: list[dict] = []
-    for network in arguments.models:
-        for keypoints in arguments.keypoints:
-            for precision in arguments.precision:
-                rows += measure(network, keypoints, precision, arguments)
-                print(f'measured {network}, {keypoints} keypoints, {precision}', file=sys.stderr, flush=True)
-                if arguments.json:  # whatever is there when the time is up
-                    write_json(arguments.json, {'machine': about, 'batch': arguments.batch, 'turns': arguments.turns,
-                                                'steps per turn': arguments.steps, 'training': rows})
+    record = begin(arguments)
+    about, rows, calls = record['machine'], record['training'], record['calls']
+    for network, keypoints, precision in itertools.product(arguments.models, arguments.keypoints, arguments.precision):
+        case = dict(network=network, keypoints=keypoints, precision=precision)
+        if any(case.items() <= row.items() for row in rows):
+            print(f'measured before: {network}, {keypoints} keypoints, {precision}', file=sys.stderr, flush=True)
+            continue
+        rows += measure(**case, arguments=arguments)
+        print(f'measured {network}, {keypoints} keypoints, {precision}', file=sys.stderr, flush=True)
+        if calls[-1:] != [this := script()]:
+            calls.append(this)
+        if arguments.json:  # whatever is there when the time is up
+            write_json(arguments.json, record)
     text = f'{report(rows)}\n\n{conditions(about)} Load of the machine at the start: {about["load"]}.'
+    if len(calls) > 1:
+        text += f' Continued with --resume by {len(calls) - 1} more calls, which the JSON names.'
     print(f'\n{text}')
     if arguments.markdown:
         write_block(arguments.markdown, f'training-{arguments.device}', text)
+
+
+def begin(arguments: argparse.Namespace) -> dict:
+    """What --json will hold: a new record, or with --resume the one that is there.
+
+    Raises:
+        SystemExit: the one that is there was measured elsewhere or otherwise: one table must not mix the two.
+    """
+    about = machine(arguments.device, arguments.seed)
+    record = {'machine': about, 'backends': arguments.backends, 'batch': arguments.batch, 'turns': arguments.turns,
+              'steps per turn': arguments.steps, 'calls': [], 'training': []}
+    if not (arguments.resume and arguments.json.exists()):
+        return record
+    before = json.loads(arguments.json.read_text())
+    was, now = (_conditions_of(each) for each in (before, record))
+    other = [f'{name} {was.get(name)!r}, now {now[name]!r}' for name in now if was.get(name) != now[name]]
+    if other:
+        raise SystemExit(f'{arguments.json} cannot be continued, it was measured with {"; ".join(other)}: '
+                         'move it away or leave out --resume')
+    return before
+
+
+def _conditions_of(record: dict) -> dict:
+    """What must be the same for two measurements to stand in one table."""
+    where = {name: record['machine'].get(name) for name in ('gpu', 'cpu', 'threads', 'commit', 'seed', 'packages')}
+    return where | {name: record.get(name) for name in ('backends', 'batch', 'turns', 'steps per turn')}
 
 
 def measure(network: str, keypoints: int, precision: str, arguments: argparse.Namespace) -> list[dict]:
@@ -257,8 +293,11 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument('--seed', type=int, default=0)
     parser.add_argument('--threads', type=int, help="torch's threads on the CPU")
     parser.add_argument('--json', type=Path, help='write the numbers there, after every network')
+    parser.add_argument('--resume', action='store_true', help='measure only what --json does not hold yet')
     parser.add_argument('--markdown', type=Path, help='replace the table between the markers `training-DEVICE` in this file')
     arguments = parser.parse_args(argv)
+    if arguments.resume and not arguments.json:
+        parser.error('--resume: --json must say where the numbers are')
     gpu = arguments.device == 'cuda'
     arguments.precision = arguments.precision or (list(PRECISIONS) if gpu else ['fp32'])
     arguments.backends = arguments.backends or (['torch', 'triton'] if gpu else ['torch'])

@@ -6,7 +6,8 @@
     python tools/benchmark_transport.py --bias           where the minimiser of each objective decodes to
     python tools/benchmark_transport.py --scaling        curves over B x K, H x W and epsilon, as a picture
 
-The measurement on a GPU that the README asks for is
+--markdown docs/benchmarks.md puts the result into that page, where the picture of --scaling is linked: give it a place there
+too, --plot docs/images/scaling_cpu.png.  The measurement on a GPU that the README asks for is
 
     python tools/benchmark_transport.py --device cuda --batch 64 --size 96 72 --json docs/data/transport_cuda.json
 
@@ -17,6 +18,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import os
 import sys
 from pathlib import Path
 
@@ -48,7 +50,7 @@ def main(argv: list[str] | None = None) -> None:
         parts = {'bias': bias.bias_table(biases)}
         numbers = {'bias': [dataclasses.asdict(row) for row in biases]}
     elif arguments.scaling:
-        parts, numbers = {}, {'scaling': _scaling(arguments, about)}
+        parts, numbers = _scaling(arguments, about)
     else:
         parts, numbers = _speed(arguments)
     for name, text in parts.items():
@@ -64,9 +66,9 @@ def _blocks(arguments: argparse.Namespace) -> list[str]:
     """Marked blocks of the Markdown file that this run fills."""
     if arguments.accuracy:
         return ['accuracy-steps', 'accuracy-errors']
-    if arguments.scaling:
-        return []
-    return ['bias'] if arguments.bias else [f'speed-{arguments.device}']
+    if arguments.bias:
+        return ['bias']
+    return [f'scaling-{arguments.device}' if arguments.scaling else f'speed-{arguments.device}']
 
 
 def _speed(arguments: argparse.Namespace) -> tuple[dict[str, str], dict]:
@@ -82,16 +84,21 @@ def _speed(arguments: argparse.Namespace) -> tuple[dict[str, str], dict]:
         'workload': setting, 'heatmap_bytes': work.heatmap_bytes, 'copy_bandwidth': bandwidth,
         'results': {name: dataclasses.asdict(result) for name, result in results.items()},
     }
-    return {f'speed-{work.device}': speed.result_table(work, results, bandwidth)}, numbers
+    text = (f'{speed.result_table(work, results, bandwidth)}\n\n{speed.setting_line(work)} "x ours" counts in the fastest '
+            f'`EMD, newton`.')
+    return {f'speed-{work.device}': text}, numbers
 
 
-def _scaling(arguments: argparse.Namespace, about: dict) -> dict:
+def _scaling(arguments: argparse.Namespace, about: dict) -> tuple[dict[str, str], dict]:
     work = speed.workload(arguments)
     curves = speed.scaling(work, not arguments.no_peers)
     where = about.get('gpu') or f'{about["cpu"]}, {about["threads"]} threads'
-    speed.draw(curves, arguments.plot, f'{where}, {work.dtype}; {work.batch} x {work.joints} maps of '
-                                       f'{work.size[0]} x {work.size[1]} cells, epsilon {work.epsilon:g} where not varied')
-    return curves
+    title = (f'{work.batch} x {work.joints} maps of {work.size[0]} x {work.size[1]} cells, epsilon {work.epsilon:g} where not '
+             f'varied; {work.dtype}; {where}')
+    speed.draw(curves, arguments.plot, title)
+    picture = os.path.relpath(arguments.plot, arguments.markdown.parent if arguments.markdown else Path())
+    text = f'![Time of forward and backward over joints, cells and epsilon]({picture})\n\n{title}. {speed.setting_line(work)}'
+    return {f'scaling-{work.device}': text}, {'scaling': curves}
 
 
 def _arguments(argv: list[str] | None) -> argparse.Namespace:
@@ -116,7 +123,8 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument('--seed', type=int, default=0)
     parser.add_argument('--markdown', type=Path, metavar='FILE', help='rewrite the marked block of this file')
     parser.add_argument('--json', type=Path, metavar='FILE', help='write the numbers')
-    parser.add_argument('--plot', type=Path, metavar='FILE', default=ROOT / 'work_dirs' / 'benchmark_transport.png')
+    parser.add_argument('--plot', type=Path, metavar='FILE', default=ROOT / 'work_dirs' / 'benchmark_transport.png',
+                        help='write the curves of --scaling there (default: %(default)s)')
     return parser.parse_args(argv)
 
 

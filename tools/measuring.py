@@ -9,7 +9,6 @@ import json
 import os
 import platform
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -17,6 +16,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
+from reproduction.origin import commit
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ('torch', 'triton', 'numpy', 'mmpose', 'POT', 'geomloss', 'ott-jax', 'jax')
@@ -28,7 +28,7 @@ HEAD_START_CYCLES = 20_000_000
 def machine(device: str, seed: int) -> dict:
     """Where and with what numbers were made."""
     about = {
-        'script': ' '.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        'script': script(),
         'date': time.strftime('%Y-%m-%d'),
         'commit': commit(),
         'seed': seed,
@@ -45,15 +45,9 @@ def machine(device: str, seed: int) -> dict:
     return about
 
 
-def commit() -> str:
-    """The commit of this checkout, with a plus sign if tracked files have been changed since."""
-    def git(*arguments: str) -> str:
-        return subprocess.run(['git', *arguments], cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
-
-    try:
-        return git('rev-parse', '--short=12', 'HEAD') + ('+' if git('status', '--porcelain', '--untracked-files=no') else '')
-    except (OSError, subprocess.CalledProcessError):
-        return 'unknown'
+def script() -> str:
+    """The command line of this process, without the interpreter and the script's folder."""
+    return ' '.join([Path(sys.argv[0]).name, *sys.argv[1:]])
 
 
 def processor() -> str:
@@ -183,9 +177,11 @@ def find_block(path: Path, name: str) -> tuple[str, str]:
 
 
 def write_json(path: Path, content: dict) -> None:
-    """Numbers, rounded to what is worth keeping."""
+    """Numbers, rounded to what is worth keeping; a kill in the middle leaves the old file."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(_rounded(content), indent=1) + '\n')
+    temporary = path.with_name(f'{path.name}.new')
+    temporary.write_text(json.dumps(_rounded(content), indent=1) + '\n')
+    temporary.replace(path)
     print(f'wrote {path}')
 
 

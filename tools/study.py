@@ -72,8 +72,13 @@ def finish(args: argparse.Namespace) -> float:
         return time.time() + 60 * args.minutes
     if args.until is None:
         return float('inf')
-    clock = datetime.datetime.strptime(args.until, '%H:%M').time()
-    return datetime.datetime.combine(datetime.date.today(), clock).timestamp()
+    return next_time(args.until, datetime.datetime.now()).timestamp()
+
+
+def next_time(clock: str, now: datetime.datetime) -> datetime.datetime:
+    """When the clock next shows the time of day ``HH:MM``: today or, where that has passed, tomorrow."""
+    today = datetime.datetime.combine(now.date(), datetime.datetime.strptime(clock, '%H:%M').time())
+    return today if today > now else today + datetime.timedelta(days=1)
 
 
 def launch(study: Study, run: Run, args: argparse.Namespace, deadline: float) -> str:
@@ -152,7 +157,7 @@ def build_parser() -> argparse.ArgumentParser:
         if name == 'run':
             command.add_argument('--only', action='append', help='only this supervision; may be repeated')
             command.add_argument('--jobs', type=int, default=1, help='runs at a time')
-            command.add_argument('--until', help='stop at this time of day, HH:MM')
+            command.add_argument('--until', help='stop when the clock next shows this time, HH:MM')
             command.add_argument('--minutes', type=float, help='stop after so many minutes')
     report = commands.add_parser('report', help='write tables and plots', parents=[common])
     report.add_argument('studies', type=Path, nargs='+')

@@ -25,7 +25,7 @@ WHEELS=${WHEELS:-data/wheels}
 SITE=${SITE:-$PWD/work_dirs/gpu_site}
 OUT=${OUT:-work_dirs/lspet_out}
 RESULTS=${RESULTS:-data/lspet_results.tar.gz}
-STUDY=${STUDY:-configs/lspet/study.yml}
+study=configs/lspet/study.yml
 
 prepare() {
     "$PYTHON" -m pip download -q --no-deps -d "$WHEELS" mmengine==0.10.7 mmcv-lite==2.1.0 mmdet==3.3.0 mmpose==1.3.2 \
@@ -55,7 +55,7 @@ EXT
 }
 
 collect() {
-    "$PYTHON" tools/study.py report "$STUDY" --out work_dirs/lspet/report/evidence.md || true
+    "$PYTHON" tools/study.py report "$study" --out work_dirs/lspet/report/evidence.md || true
     cp work_dirs/lspet/report/evidence.md "$OUT" || true
     (cd work_dirs && find lspet \( -name result.json -o -name fingerprint -o -path '*/report/*' \) -type f -print0 |
         tar --null -T - -czf - ) > "$OUT/results.tar.gz"
@@ -73,7 +73,7 @@ run() {
     for stage in "${stages[@]}"; do
         left=$((end - SECONDS - 45))  # the rest is for the report
         [ "$left" -gt 60 ] || { echo "no time left for $stage"; break; }
-        "$PYTHON" tools/study.py run "$STUDY" --stage "$stage" --jobs "${JOBS:-3}" --minutes "$(awk "BEGIN {print $left / 60}")" ||
+        "$PYTHON" tools/study.py run "$study" --stage "$stage" --jobs "${JOBS:-3}" --minutes "$(awk "BEGIN {print $left / 60}")" ||
             echo "$stage: some runs are not done (see above)"
     done
 }

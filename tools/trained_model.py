@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from launcher import make_plugin_importable, require_data
+from reproduction.origin import checkpoint
 
 
 def find(path: Path) -> tuple[Path, Path]:
@@ -23,11 +24,10 @@ def find(path: Path) -> tuple[Path, Path]:
         raise SystemExit(f'{folder} must hold the one config of its training, found {[each.name for each in configs]}')
     if path.is_file():
         return configs[0], path
-    best = sorted(folder.glob('best_*.pth'), key=lambda each: each.stat().st_mtime)
-    marker = folder / 'last_checkpoint'
-    if not best and not marker.exists():
-        raise SystemExit(f'{folder} holds no checkpoint')
-    return configs[0], best[-1] if best else folder / Path(marker.read_text().strip()).name
+    try:
+        return configs[0], checkpoint(folder, 'best')
+    except FileNotFoundError as problem:
+        raise SystemExit(str(problem)) from None
 
 
 def load(path: Path, options: dict | None = None, device: str = 'cpu'):
@@ -39,17 +39,18 @@ def load(path: Path, options: dict | None = None, device: str = 'cpu'):
         device: where the model goes.
 
     Returns:
-        The estimator and its config, whose val data set exists.
+        The estimator and its config, whose val data set exists, on annotated boxes.
     """
     make_plugin_importable()
     from mmengine.config import Config
     from mmpose.apis import init_model
 
-    config_path, checkpoint = find(path)
+    config_path, weights = find(path)
     config = Config.fromfile(config_path)
     config.merge_from_dict(options or {})
+    config.val_dataloader.dataset.pop('bbox_file', None)  # `annotated_dataset` does without: nobody needs to fetch it
     require_data(config, ('val_dataloader',))
-    model = init_model(config, str(checkpoint), device=device)
+    model = init_model(config, str(weights), device=device)
     return model, config
 
 
@@ -72,6 +73,8 @@ def title_of(folder: Path) -> str:
 
 def add_arguments(parser: argparse.ArgumentParser, dict_action: Callable) -> None:
     """The options every tool that looks at predictions has."""
+    import torch
+
     parser.add_argument('--limit', type=int, default=0, help='look at the first persons only (default: all)')
-    parser.add_argument('--device', default='cpu')
+    parser.add_argument('--device', default='cuda' if torch.cuda.is_available() else 'cpu', help='default here: %(default)s')
     parser.add_argument('--cfg-options', nargs='+', action=dict_action, default={}, help='overrides of the config')

@@ -8,11 +8,12 @@ import os
 import platform
 import re
 import socket
-import subprocess
 import time
 from pathlib import Path
 
-from .manifest import ROOT, Row
+from .manifest import Row
+from .origin import checkpoint as checkpoint
+from .origin import commit as commit
 
 RUNNING, DONE, FAILED, INTERRUPTED = 'running', 'done', 'failed', 'interrupted'
 
@@ -85,31 +86,6 @@ def last_epoch(folder: Path) -> int:
     marker = folder / 'last_checkpoint'
     found = re.search(r'epoch_(\d+)', marker.read_text()) if marker.exists() else None
     return int(found.group(1)) if found else 0
-
-
-def checkpoint(folder: Path, which: str) -> Path:
-    """The checkpoint to evaluate: ``best`` by the validation metric, as MMPose publishes, or ``last``.
-
-    Raises:
-        FileNotFoundError: the folder holds none.
-    """
-    best = sorted(folder.glob('best_*.pth'), key=lambda path: path.stat().st_mtime)
-    if which == 'best' and best:
-        return best[-1]
-    marker = folder / 'last_checkpoint'
-    if not marker.exists():
-        raise FileNotFoundError(f'{folder} holds no checkpoint')
-    # the folder may have moved since it was written
-    return folder / Path(marker.read_text().strip()).name
-
-
-def commit() -> str:
-    """The commit of this checkout, marked where files differ from it; empty outside git."""
-    commands = (['git', 'rev-parse', '--short=12', 'HEAD'], ['git', 'status', '--porcelain', '--untracked-files=no'])
-    results = [subprocess.run(each, cwd=ROOT, capture_output=True, text=True, check=False) for each in commands]
-    if results[0].returncode:
-        return ''
-    return results[0].stdout.strip() + ('+changes' if results[1].stdout.strip() else '')
 
 
 def hardware(gpus: int) -> str:
