@@ -63,6 +63,21 @@ def test_a_common_shift_is_the_bias(tmp_path):
     assert found['median_error'] == pytest.approx(np.hypot(1.25, 0.5))
 
 
+@pytest.mark.parametrize('bad', [np.nan, np.inf])
+def test_what_is_not_finite_is_not_found(tmp_path, bad):
+    """COCOeval by itself gives a run that diverged an AP of 100 %."""
+    truth, known, boxes = people(12)
+    found = study_metrics.measure(*write(tmp_path, np.full_like(truth, bad), np.full(12, bad), truth, known, boxes), SIGMAS)
+    assert found['AP'] == found['AP50'] == found['PCK@0.2'] == found['AUC'] == 0 and found['not_finite'] == 1
+    assert found['mean_error'] == np.inf
+    guess = truth.copy()
+    guess[3] = bad
+    found = study_metrics.measure(*write(tmp_path, guess, np.ones(12), truth, known, boxes), SIGMAS)
+    share = known[3].sum() / known.sum()
+    assert found['not_finite'] == pytest.approx(share) and found['PCK@0.05'] == pytest.approx(1 - share)
+    assert 0 < found['AP'] < 1 and found['median_error'] == 0
+
+
 def test_pixel_metrics_by_hand():
     truth = np.zeros((1, 14, 2))
     truth[0, 7] = (30, 40)  # right hip: 50 px from the left shoulder

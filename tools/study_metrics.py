@@ -7,12 +7,15 @@ Distances are in pixels of the picture and only annotated joints count. OKS-AP i
 import contextlib
 import io
 import json
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 from xtcocotools.coco import COCO
 from xtcocotools.cocoeval import COCOeval
 
+FAR = -1e6  # pixels
 PCK_THRESHOLDS = (0.05, 0.1, 0.2)
 AUC_THRESHOLDS = np.linspace(0.005, 0.2, 40)  # of the box's longer side
 LEFT_SHOULDER, RIGHT_SHOULDER, LEFT_HIP, RIGHT_HIP = 0, 1, 6, 7  # CrowdPose's order
@@ -28,7 +31,8 @@ def measure(results: Path, annotations: Path, sigmas: np.ndarray) -> dict:
 
     Returns:
         Shares in [0, 1], errors and biases in pixels, ``per_joint`` PCK@0.1 by joint name,
-        ``pck_curve`` PCK at ``AUC_THRESHOLDS``.
+        ``pck_curve`` PCK at ``AUC_THRESHOLDS``, ``not_finite`` the share of joints predicted as NaN or infinity, which count
+        as infinitely far off.
     """
     persons = json.loads(annotations.read_text())
     predicted = {person['image_id']: person['keypoints'] for person in json.loads(results.read_text())}
@@ -39,9 +43,26 @@ def measure(results: Path, annotations: Path, sigmas: np.ndarray) -> dict:
     guess = np.array([predicted[ann['image_id']] for ann in persons['annotations']], dtype=float).reshape(truth.shape)
     boxes = np.array([ann['bbox'][2:] for ann in persons['annotations']], dtype=float)
     names = persons['categories'][0]['keypoints']
+    finite = np.isfinite(guess[..., :2]).all(-1)
+    points = np.where(finite[..., None], guess[..., :2], np.inf)
+    with far_instead_of_nan(results) as readable:
+        oks = oks_ap(readable, annotations, sigmas)
+    known = truth[..., 2] > 0
     return {
-        **pixel_metrics(guess[..., :2], truth[..., :2], truth[..., 2] > 0, boxes.max(-1), names),
-        **oks_ap(results, annotations, sigmas)}
+        **pixel_metrics(points, truth[..., :2], known, boxes.max(-1), names), **oks, 'not_finite': float((~finite)[known].mean())}
+
+
+@contextlib.contextmanager
+def far_instead_of_nan(results: Path) -> Iterator[Path]:
+    """The predictions in a file without NaN, under which COCOeval would count every joint as found."""
+    persons = json.loads(results.read_text())
+    for person in persons:
+        person['keypoints'] = [value if np.isfinite(value) else FAR for value in person['keypoints']]
+        person['score'] = person['score'] if np.isfinite(person['score']) else 0.0
+    with tempfile.TemporaryDirectory() as folder:
+        readable = Path(folder) / results.name
+        readable.write_text(json.dumps(persons))
+        yield readable
 
 
 def pixel_metrics(guess: np.ndarray, truth: np.ndarray, known: np.ndarray, box: np.ndarray, names: list[str]) -> dict:

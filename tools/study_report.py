@@ -7,6 +7,7 @@ markers, which is written by hand and kept.
 
 import csv
 import json
+import math
 import statistics
 from collections.abc import Iterator
 from pathlib import Path
@@ -144,7 +145,9 @@ def rows(study: Study, records: list[dict]) -> Iterator[tuple[str, str, list[dic
         for decoder in group[0]['decoders']:
             spec = (study.supervisions[name].get('decoders') or {}).get(decoder) or {}
             title = title_of(study, name) + (f' / {spec["title"]}' if 'title' in spec else '')
-            yield name, title, group, [record['decoders'][decoder] for record in group if decoder in record['decoders']]
+            metrics = [record['decoders'][decoder] for record in group if decoder in record['decoders']]
+            diverged = any(each.get('not_finite', 0) > 0 for each in metrics)
+            yield name, title + (' (**diverged to NaN**)' if diverged else ''), group, metrics
 
 
 def title_of(study: Study, supervision: str) -> str:
@@ -171,7 +174,8 @@ def spread(values: list[float], key: str) -> str:
         return f'{value:{sign}.2f}'
 
     mean = show(statistics.fmean(values), '+' if key.startswith('bias') else '')
-    return mean if len(values) < 2 else f'{mean} ± {show(statistics.stdev(values))}'
+    alone = len(values) < 2 or not all(map(math.isfinite, values))
+    return mean if alone else f'{mean} ± {show(statistics.stdev(values))}'
 
 
 def joint_table(study: Study, records: list[dict]) -> list[str]:

@@ -34,11 +34,12 @@ def perform(study: Study, run: Run) -> dict:
     """
     folder, cfg = study.folder(run), study.config(run)
     claim(folder, fingerprint(cfg))
+    about = describe(study, run, cfg)  # before: the checkout may move on while it trains
     weights = folder / 'weights.pth'
     if not weights.exists():
         train(cfg, weights)
     result = {
-        **describe(study, run, cfg),
+        **about,
         **timing(folder, cfg),
         'curve': curve(folder),
         'decoders': {name: read_with(study, run, name, weights) for name in study.decoders(run)},
