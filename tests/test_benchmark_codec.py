@@ -23,7 +23,8 @@ def test_report(benchmark, monkeypatch, tmp_path, capsys):
     report = json.loads((tmp_path / 'report.json').read_text())
     assert report['shape'] == [2, 3, 14, 10] and report['machine']['packages']['torch'] and 'commit' in report['machine']
     assert {row['codec'] for row in report['results'] if row['task'] == 'decode'} == {
-        'MSRAHeatmap', 'SubPixelDecoder softmax, blur 2', 'SubPixelDecoder relu', 'SubPixelDecoder softplus', 'SubPixelDecoder softmax'}
+        'MSRAHeatmap', benchmark.FLOOR, 'SubPixelDecoder softmax, blur 2', 'SubPixelDecoder relu',
+        'SubPixelDecoder softplus', 'SubPixelDecoder softmax'}
     assert all(0 < row['quartile_1'] <= row['median'] for row in report['results'])
     assert 'MSRAHeatmap / this' in capsys.readouterr().out
 
