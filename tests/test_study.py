@@ -119,6 +119,23 @@ def test_finals_differ_in_the_network_alone():
     assert first.randomness.seed == 2 and first.train_cfg.max_epochs == 140
 
 
+def test_the_readmes_table_is_that_of_the_kept_records():
+    """``study.py report --readme README.md`` has been run since records were added."""
+    studies = [Study(path) for path in (FULL, REDUCED)]
+    records = [json.loads(file.read_text()) if file.exists() else []
+               for file in (ROOT / 'docs/evidence' / f'{each.name}.json' for each in studies)]
+    table = next(filter(None, map(study_report.headline, studies, records)))
+    assert table.count('\n| ') == 1 + len(studies[0].headline['rows'])
+    assert table.strip() in (ROOT / 'README.md').read_text()
+
+
+def test_a_headline_names_what_exists(tmp_path, data):
+    spec = yaml.safe_load(small_study(tmp_path, data).read_text()) | {'headline': {'stages': ['nowhere'], 'rows': []}}
+    (tmp_path / 'study.yml').write_text(yaml.safe_dump(spec))
+    with pytest.raises(ValueError, match="headline: unknown stage 'nowhere'"):
+        Study(tmp_path / 'study.yml')
+
+
 def test_reduced_study_keeps_what_it_does_not_name():
     whole, reduced = Study(FULL), Study(REDUCED)
     assert set(reduced.backbones) == {'res18-slim'}

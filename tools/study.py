@@ -133,7 +133,7 @@ def run_measure(args: argparse.Namespace) -> int:
 def run_report(args: argparse.Namespace) -> int:
     from study_report import write_report
 
-    write_report([Study(path, None, args.work_dir) for path in args.studies], args.out)
+    write_report([Study(path, None, args.work_dir) for path in args.studies], args.out, args.readme)
     return 0
 
 
@@ -162,6 +162,7 @@ def build_parser() -> argparse.ArgumentParser:
     report = commands.add_parser('report', help='write tables and plots', parents=[common])
     report.add_argument('studies', type=Path, nargs='+')
     report.add_argument('--out', type=Path, default=ROOT / 'docs' / 'evidence.md')
+    report.add_argument('--readme', type=Path, help="also put the headline's table between the markers `evidence` of this file")
     report.set_defaults(run_command=run_report)
     return parser
 

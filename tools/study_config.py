@@ -62,12 +62,15 @@ class Study:
         self.data_root = data_root or spec['data_root']
         self.work_dir = Path(work_dir or spec['work_dir'])
         self.options = spec.get('options') or {}
+        self.headline = spec.get('headline') or {'stages': [], 'rows': []}
         self.backbones = spec['backbones']
         self.supervisions = {name: self._supervision(spec['supervisions'], name) for name in spec['supervisions']}
         self.stages = spec['stages']
         for name, stage in self.stages.items():
             known('backbone', stage['backbones'], self.backbones, f'stage {name!r}')
             known('supervision', stage['supervisions'], self.supervisions, f'stage {name!r}')
+        known('stage', self.headline['stages'], self.stages, 'headline')
+        known('supervision', [row[0] for row in self.headline['rows']], self.supervisions, 'headline')
 
     def _supervision(self, supervisions: dict, name: str) -> dict:
         """The supervision with what it is ``like`` filled in."""
@@ -142,12 +145,13 @@ def recipe_config(name: str) -> Config:
 
 
 def read(path: Path) -> dict:
-    """A study file merged over the one it ``extends``; stages are not inherited."""
+    """A study file merged over the one it ``extends``; stages and headline are not inherited."""
     spec = yaml.safe_load(path.read_text())
     if 'extends' not in spec:
         return spec
     base = read(path.parent / spec.pop('extends'))
     base.pop('stages')
+    base.pop('headline', None)
     return merge(base, spec)
 
 

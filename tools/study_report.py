@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from loss_vs_metric import summary
+from measuring import write_block
 from study_config import Study
 from study_metrics import AUC_THRESHOLDS
 
@@ -25,11 +26,14 @@ SHARES = [key for key in COLUMNS if key not in ('mean_error', 'median_error', 'b
 WATCHED = {'mse': 'loss_mse', 'emd': 'loss_emd'}
 
 
-def write_report(studies: list[Study], out: Path) -> None:
-    """Gather what the work dirs hold, and write records, plots and the page."""
+def write_report(studies: list[Study], out: Path, readme: Path | None = None) -> None:
+    """Gather what the work dirs hold, and write records, plots, the page, and the table of ``readme``."""
     folder = out.with_suffix('')  # beside the page
     folder.mkdir(parents=True, exist_ok=True)
-    parts = [section(study, gather(study, folder), folder) for study in studies]
+    gathered = [(study, gather(study, folder)) for study in studies]
+    parts = [section(study, records, folder) for study, records in gathered]
+    if readme is not None:
+        write_block(readme, 'evidence', next(filter(None, (headline(*each) for each in gathered)), 'Not run yet.'))
     discussion = kept_discussion(out)
     lines = [
         '# Evidence on real people', '',
@@ -101,6 +105,30 @@ def section(study: Study, records: list[dict], folder: Path) -> str:
             if here:
                 lines += stage_section(study, stage, backbone, here, folder)
     return '\n'.join(lines)
+
+
+def headline(study: Study, records: list[dict]) -> str:
+    """The rows that a reader asks for first, two columns per stage and network; empty if none has been run."""
+    cells: dict[tuple[str, str], list[str]] = {}
+    heads, used = [], []
+    columns = [(stage, backbone) for stage in study.headline['stages'] for backbone in study.stages[stage]['backbones']]
+    for stage, backbone in columns:
+        here = [record for record in records if (record['stage'], record['backbone']) == (stage, backbone)]
+        if not here:
+            continue
+        used += here
+        label = f'{backbone}, {here[0]["epochs"]} epochs, {len({record["seed"] for record in here})} seeds'
+        heads += [f'AP: {label.replace(", 1 seeds", ", 1 seed")}', 'PCK@0.05']
+        for supervision, decoder in study.headline['rows']:
+            of_row = [record['decoders'][decoder] for record in here if record['supervision'] == supervision]
+            shown = [spread([each[key] for each in of_row], key) if of_row else '' for key in ('AP', 'PCK@0.05')]
+            cells.setdefault((supervision, decoder), []).extend(shown)
+    if not used:
+        return ''
+    table = [[f'{title_of(study, name)} / {study.supervisions[name]["decoders"][decoder]["title"]}', *shown]
+             for (name, decoder), shown in cells.items()]
+    where = '; '.join(line.removeprefix('- ') for line in conditions(used))
+    return '\n'.join([*markdown(['supervision / decoder', *heads], table), '', f'{study.title}, percent; {where}.'])
 
 
 def conditions(records: list[dict]) -> list[str]:
@@ -265,6 +293,7 @@ def draw_curves(study: Study, records: list[dict], file: Path) -> bool:
 def how_to_repeat(studies: list[Study]) -> str:
     lines = ['## How to run it again', '', 'Put the data into `data/lspet` (`tools/convert_lspet.py`), then', '', '```bash']
     lines += [f'python tools/study.py run configs/lspet/{study.name}.yml' for study in studies]
-    lines += [f'python tools/study.py report {" ".join(f"configs/lspet/{study.name}.yml" for study in studies)}', '```', '']
+    files = ' '.join(f'configs/lspet/{study.name}.yml' for study in studies)
+    lines += [f'python tools/study.py report --readme README.md {files}', '```', '']
     lines += ['`tools/study_gpu.sh` does the same on a GPU machine within a given time, stage by stage.']
     return '\n'.join(lines)
