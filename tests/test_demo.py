@@ -208,7 +208,7 @@ def test_the_whole_demo_runs_and_a_second_call_reuses_everything(demo, tmp_path)
     second = run_demo(tmp_path, 1)
     assert second.count('trained already') == 2 and 'Epoch(train)' not in second
     table = [line for line in first.splitlines() if ' px' in line]
-    assert len(table) == 5 and table == [line for line in second.splitlines() if ' px' in line]
+    assert len(table) == 6 and table == [line for line in second.splitlines() if ' px' in line]
 
 
 @pytest.mark.faults
