@@ -66,4 +66,4 @@ clean: ## remove what builds and tools left behind; environment, data and runs s
 	find . -name __pycache__ -type d -not -path './$(VENV)/*' -prune -exec rm -rf {} +
 
 distclean: clean ## remove the environment too
-	rm -rf .venv
+	[ ! -f "$(VENV)/pyvenv.cfg" ] || rm -rf "$(VENV)"

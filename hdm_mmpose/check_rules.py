@@ -100,6 +100,8 @@ def rule_unused(recipe: Recipe) -> Iterator[Finding]:
     """A config without a model, or with nothing of this package in it."""
     if not recipe.cfg.get('model'):
         yield error('no-model', 'model', 'this config describes no model', 'name a whole config, not a part that others inherit from')
+    elif 'type' not in recipe.cfg['model'] and any(registered_by_us(part.cfg.get('type')) for part in walk(recipe.cfg, '')):
+        yield error('fragment', 'model', 'this is a part of a config: its model has no type', "`_base_ = ['...']`: the recipe it changes")
     elif not uses_ours(recipe):
         yield warning('unused', 'model', f'none of {", ".join([OUR_LOSS, *OUR_CODECS])} is in this config',
                       'see docs/swap.md for the lines to add')
@@ -385,6 +387,34 @@ def rule_flip(recipe: Recipe) -> Iterator[Finding]:
                           "alignment='center' with shift_heatmap=False, if you train anew")
 
 
+def rule_targets(recipe: Recipe) -> Iterator[Finding]:
+    """Training pipelines without targets; these lists are rebuilt by hand where the encoder changes."""
+    if not recipe.losses:
+        return
+    known = {'type', '_scope_', *inspect.signature(TRANSFORMS.get('GenerateTarget')).parameters}
+    for where, steps in training_pipelines(recipe):
+        targets = [step for step in steps if isinstance(step, dict) and type_name(step) == 'GenerateTarget']
+        if not targets:
+            yield error('no-target', where, 'no step of this training pipeline is GenerateTarget: there is nothing to learn from',
+                        "dict(type='GenerateTarget', encoder=codec) before PackPoseInputs")
+        for step in targets:
+            unknown = ', '.join(sorted(set(step) - known))
+            if unknown or not step.get('encoder'):
+                yield error('no-target', where, f'GenerateTarget takes no {unknown}' if unknown else 'GenerateTarget has no encoder',
+                            "dict(type='GenerateTarget', encoder=codec)")
+
+
+def training_pipelines(recipe: Recipe) -> Iterator[tuple[str, list]]:
+    """Where each is, and its steps; those of data sets inside a wrapper and the wrapper's own are one."""
+    loader = recipe.cfg.get('train_dataloader') or {}
+    lists = [part.cfg['pipeline'] for part in walk(loader, '') if isinstance(part.cfg.get('pipeline'), list | tuple)]
+    if lists:
+        yield 'train_dataloader.dataset.pipeline', [step for steps in lists for step in steps]
+    for hook in recipe.hooks:
+        if isinstance(hook.cfg.get('switch_pipeline'), list | tuple):
+            yield f'{hook.where}.switch_pipeline', list(hook.cfg['switch_pipeline'])
+
+
 def rule_rounded_targets(recipe: Recipe) -> Iterator[Finding]:
     """Targets whose centre of mass is not the annotated dot."""
     for encoder in recipe.encoders:
@@ -401,6 +431,10 @@ def rule_gaussian_reading(recipe: Recipe) -> Iterator[Finding]:
     sigma = max((width for width in widths if is_number(width)), default=0)  # SimCC's is a pair, and not of a map
     for head in recipe.heads:
         rule = head.decoder.supplier if head.decoder is not None and not head.losses else None
+        if sigma and rule is not None and (reading(rule) != Relu() or head.decoder.option('score') != 'max'):
+            yield warning('gaussian-reading', f'{head.where}.decoder',
+                          f'maps trained towards Gaussians are read under {name_of(rule)} with score={head.decoder.option("score")!r}: '
+                          'their values are masses already, and their height is the score', "supplier='relu', score='max'")
         if sigma and rule is not None and not head.decoder.option('blur'):
             yield warning('gaussian-reading', f'{head.where}.decoder',
                           f'the four best cells of a Gaussian (sigma {sigma}) hold nearly equal mass under {name_of(rule)}: '
@@ -539,7 +573,8 @@ def output_shape(model: dict, input_size: tuple[int, int]) -> tuple[int, int, in
 RULES: tuple[Callable[[Recipe], Iterable[Finding]], ...] = (
     rule_unused, rule_imports, rule_leftovers, rule_dicts, rule_parts, rule_hooks, rule_heads, rule_combined, rule_loss_place,
     rule_codec, rule_decoder, rule_supplier, rule_encoder_supplier, rule_sizes, rule_alignment, rule_crops, rule_flip,
-    rule_rounded_targets, rule_gaussian_reading, rule_cell_size, rule_options, rule_naive_dots, rule_square_cells, rule_output)
+    rule_targets, rule_rounded_targets, rule_gaussian_reading, rule_cell_size, rule_options, rule_naive_dots, rule_square_cells,
+    rule_output)
 
 
 # ---------------------------------------------------------------------------------------------------------------------

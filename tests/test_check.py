@@ -301,6 +301,38 @@ def stages_differ(cfg: dict) -> None:
     head.update(type='CPMHead', num_stages=2, loss=[dict(head['loss'], supplier=dict(type='softmax', sharpness=2.0)), head['loss']])
 
 
+def gaussian_read_as_mass(cfg: dict) -> None:
+    """The decoder alone, with its class defaults."""
+    encode_with(cfg, GAUSSIAN)
+    cfg['codec'] = GAUSSIAN
+    sizes = {name: GAUSSIAN[name] for name in ('input_size', 'heatmap_size')}
+    cfg['model']['head'].update(
+        loss=dict(type='KeypointMSELoss', use_target_weight=True), decoder=dict(type='SubPixelDecoder', alignment='msra', **sizes))
+
+
+def target_forgotten(cfg: dict) -> None:
+    pipeline = cfg['train_dataloader']['dataset']['pipeline']
+    pipeline.remove(step(cfg, 'train_dataloader', 'GenerateTarget'))
+
+
+def encoder_forgotten(cfg: dict) -> None:
+    del step(cfg, 'train_dataloader', 'GenerateTarget')['encoder']
+
+
+def encoder_misspelt(cfg: dict) -> None:
+    target = step(cfg, 'train_dataloader', 'GenerateTarget')
+    target['encodr'] = target.pop('encoder')
+
+
+def no_base(cfg: dict) -> None:
+    """README's block on its own."""
+    loss = cfg['model']['head']['loss']
+    for name in list(cfg):
+        if name not in ('custom_imports', 'model'):
+            del cfg[name]
+    cfg['model'] = dict(head=dict(loss=loss))
+
+
 def nothing_of_ours(cfg: dict) -> None:
     gaussian_flipped_unshifted(cfg)
     cfg['codec'] = GAUSSIAN
@@ -360,6 +392,11 @@ PLANTED: list[tuple[Callable[[dict], None], str, str]] = [
     (long_cells, 'square-cells', 'warning'),
     (no_decoder, 'no-decoder', 'error'),
     (gaussian_read_as_dots, 'gaussian-reading', 'warning'),
+    (gaussian_read_as_mass, 'gaussian-reading', 'warning'),
+    (target_forgotten, 'no-target', 'error'),
+    (encoder_forgotten, 'no-target', 'error'),
+    (encoder_misspelt, 'no-target', 'error'),
+    (no_base, 'fragment', 'error'),
     (stages_differ, 'stage-supplier', 'warning'),
     (nothing_of_ours, 'unused', 'warning'),
 ]
@@ -438,8 +475,12 @@ def test_what_does_not_build_is_not_compared() -> None:
 
 def test_hooks_of_others_are_not_built() -> None:
     cfg = demo()
-    cfg['custom_hooks'] = [dict(type='SyncBuffersHook'), dict(type='mmdet.PipelineSwitchHook', switch_epoch=3, switch_pipeline=[])]
+    pipeline = cfg['train_dataloader']['dataset']['pipeline']
+    cfg['custom_hooks'] = [
+        dict(type='SyncBuffersHook'), dict(type='mmdet.PipelineSwitchHook', switch_epoch=3, switch_pipeline=list(pipeline))]
     assert found(cfg) == {}
+    cfg['custom_hooks'][1]['switch_pipeline'] = [dict(type='LoadImage')]
+    assert 'no-target' in found(cfg)
 
 
 def test_alignments_are_those_of_the_package() -> None:

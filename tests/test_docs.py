@@ -48,10 +48,28 @@ def test_python_block_runs(block: Block, tmp_path: Path, monkeypatch: pytest.Mon
     if 'no-run' in block.flags:
         pytest.skip(f'{block} is marked no-run')
     monkeypatch.chdir(tmp_path)
-    if '_base_' in block.code:
+    if '_base_ =' in block.code:
         check_config_block(block.code, tmp_path)
+    elif '_base_' in block.code:
+        check_lines_for_a_config(block.code)
     else:
         exec(compile(block.code, str(block), 'exec'), {'__name__': '__main__'})  # what a reader would do with it
+
+
+def check_lines_for_a_config(code: str) -> None:
+    """Lines to add to a config of one's own, whose recipe has hooks or none: they must stay."""
+    pytest.importorskip('mmpose', reason="configs are MMPose's")
+    from mmengine.config import Config
+    from mmpose.registry import HOOKS
+
+    import hdm_mmpose.components  # noqa: F401  registers the hooks
+
+    for recipe in ({'custom_hooks': [{'type': 'EMAHook'}]}, {}):
+        names: dict = {'_base_': Config(recipe)}
+        exec(compile(code, 'lines', 'exec'), names)
+        hooks = names['custom_hooks']
+        assert hooks[:1] == recipe.get('custom_hooks', hooks[:1]) and len(hooks) == 3 + len(recipe)
+        assert all(HOOKS.get(hook['type']) for hook in hooks)
 
 
 def check_config_block(code: str, folder: Path) -> None:

@@ -83,7 +83,7 @@ def draw(story: Story, path: Path) -> None:
     figure, axes = pyplot.subplots(2, 2, figsize=(8, 6), layout='constrained')
     draw_heatmap(axes[0, 0], story)
     draw_transport(axes[0, 1], story)
-    draw_step(axes[1, 0], story.emd_step, "3  EMD's gradient: the nearer a cell, the better")
+    draw_step(axes[1, 0], story.emd_step, "3  EMD's gradient: from everywhere towards the dot")
     image = draw_step(axes[1, 1], story.mse_step, "4  MSE's gradient: two places, and no way between")
     bar = figure.colorbar(image, ax=axes[1], orientation='horizontal', shrink=0.6, aspect=50, ticks=[-1, 0, 1])
     bar.ax.set_xticklabels(['lower this cell', 'minus gradient, scaled to its largest', 'raise it'])

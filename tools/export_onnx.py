@@ -214,15 +214,17 @@ def main() -> int:
     parser.add_argument('--pictures', help='folder to cut the crops from; without it they are noise')
     args = parser.parse_args()
     try:
+        pictures = read_pictures(args.pictures)
+        args.out.parent.mkdir(parents=True, exist_ok=True)
         module = Exportable(init_model(args.config, args.checkpoint, device='cpu')).eval()
-    except ValueError as problem:
+    except (ValueError, OSError) as problem:
         raise SystemExit(f'error: {problem}') from None
     input_size = tuple(module.model.head.decoder.input_size)
     export(module, input_size, args.out)
     print(f'{args.out}: {args.out.stat().st_size / 2**20:.1f} MiB, crops of {input_size[0]} x {input_size[1]}')
     if not args.crops:
         return 0
-    comparison = compare(module, args.out, random_crops(args.crops, input_size, read_pictures(args.pictures)))
+    comparison = compare(module, args.out, random_crops(args.crops, input_size, pictures))
     print(comparison)
     faults = comparison.faults()
     for fault in faults:

@@ -173,7 +173,7 @@ check_stack() {
 
 be_ready_to_install() {
     trap stop_running EXIT
-    trap 'exit 130' INT
+    trap 'say "Interrupted. Repeat the same command to go on from here."; exit 130' INT
     trap 'exit 143' TERM
     mkdir -p "$venv/log"
     export PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_INPUT=1 PIP_PROGRESS_BAR=off

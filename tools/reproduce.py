@@ -78,6 +78,8 @@ def parser() -> argparse.ArgumentParser:
 
 def _command(every, name: str, text: str, run, some: bool = False, rows: bool = True) -> argparse.ArgumentParser:
     command = every.add_parser(name, help=text, description=text)
+    # also behind the command; without a default, which would hide one given before it
+    command.add_argument('--work-dirs', type=Path, default=argparse.SUPPRESS, help=argparse.SUPPRESS)
     if rows:
         nargs = '+' if some else '*'
         command.add_argument('rows', nargs=nargs, metavar='ROW', help='id, pattern such as "table1-*", or table')
@@ -145,6 +147,9 @@ def run_rows(args: argparse.Namespace, known: Manifest) -> int:
     ):
         if value < least:
             raise ValueError(f'{name} must be {least} or more, got {value}')
+    loose = [option for option in args.cfg_options if '=' not in option]
+    if loose:
+        raise ValueError(f'--cfg-options must be of the form key=value, got {" ".join(loose)}')
     place = Place(gpus, args.slurm, args.batch, tuple(args.cfg_options), args.amp)
     runner = Runner(
         known, _base(args), place, args.boxes, args.checkpoint, args.dry_run, args.again, args.take_over, args.hardware)

@@ -16,8 +16,10 @@ def find(path: Path) -> tuple[Path, Path]:
     The best checkpoint is taken, or the last where there is no best one.
 
     Raises:
-        SystemExit: the folder does not hold exactly one config, or no checkpoint.
+        SystemExit: the path does not exist, or the folder does not hold exactly one config, or no checkpoint.
     """
+    if not path.exists():
+        raise SystemExit(f'{path} does not exist: wanted a work directory, or a checkpoint inside one')
     folder = path if path.is_dir() else path.parent
     configs = sorted(folder.glob('*.py'))
     if len(configs) != 1:

@@ -100,6 +100,8 @@ class EMDHeatmapLoss(nn.Module):
         super().__init__()
         if reduction not in REDUCTIONS:
             raise ValueError(f'reduction must be one of {REDUCTIONS}, got {reduction!r}')
+        if not isinstance(use_target_weight, bool):
+            raise ValueError(f'use_target_weight must be True or False, got {use_target_weight!r}')
         self.options = EMDOptions(
             epsilon=_epsilon(epsilon, entropic_lambda, cell_size),
             potential=potential,

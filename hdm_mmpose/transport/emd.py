@@ -56,6 +56,8 @@ class EMDOptions:
             raise ValueError(f'solver must be one of {SOLVERS}, got {self.solver!r}')
         if isinstance(self.num_iters, bool) or not isinstance(self.num_iters, int) or self.num_iters < 1:
             raise ValueError(f'num_iters must be a positive integer, got {self.num_iters!r}')
+        if not isinstance(self.subpixel, bool):
+            raise ValueError(f'subpixel must be True or False, got {self.subpixel!r}')
         if self.unbiased and self.potential != 'product':
             raise ValueError(
                 f"unbiased demanders exist for potential='product' only, got potential={self.potential!r}: the minimiser of "

@@ -310,6 +310,8 @@ def test_it_has_no_parameters_or_state():
         (dict(supplier='gelu'), "supplier must be one of .* got 'gelu'"),
         (dict(supplier=dict(type='softplus', beta=1)), "supplier 'softplus' does not take these options"),
         (dict(solver='adam'), "solver must be one of .* got 'adam'"),
+        (dict(subpixel='yes'), "subpixel must be True or False, got 'yes'"),
+        (dict(use_target_weight=None), 'use_target_weight must be True or False, got None'),
         (dict(ground_distance='taxi'), "ground_distance must be one of .* got 'taxi'"),
         (dict(ground_distance=dict(type='saturated', scale=0)), 'scale must be a positive finite number of heatmap cells, got 0'),
         (dict(epsilon=0), 'epsilon must be a positive finite number of heatmap cells, got 0'),

@@ -147,7 +147,7 @@ def _figure_list(rows: list[Row], base: Path) -> list[str]:
     for row in rows:
         folder = state.work_dir(base, row, 0)
         done = state.read(folder).get('tool', {}).get('status') == state.DONE
-        printed.append(f'- {row.method}: {folder if done else ""}'.rstrip())
+        printed.append(f'- {row.method}: {folder if done else "not made yet"}')
     return printed
 
 
