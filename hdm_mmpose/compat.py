@@ -25,6 +25,7 @@ def apply() -> None:
     allow_mmengine_checkpoints()
     allow_cpu_process_groups()
     keep_checkpoint_until_the_next_is_written()
+    keep_divergence_of_absent_joints_finite()
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -196,3 +197,27 @@ class _RemovesLater:
 
     def rmtree(self, path: str) -> None:
         self.removals.append((self.backend.rmtree, path))
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# DSNT and debiased IPR turn to NaN as soon as a joint is not annotated
+
+
+@functools.cache
+def keep_divergence_of_absent_joints_finite() -> None:
+    """Let ``JSDiscretLoss`` pass a gradient of 0, not NaN, to maps whose weight is 0.
+
+    It multiplies predictions by their weights and takes ``p log p`` of the product. At ``p = 0`` torch's derivative of
+    ``xlogy(p, p)`` with respect to its second argument is 0 / 0: the first step with a joint that is not annotated
+    fills the network with NaN. 1e-24, which the loss adds to ``q`` already, makes it finite.
+
+    Upstream: https://github.com/open-mmlab/mmpose/issues/2517 (closed without a change).
+    Remove when: the oldest MMPose in pyproject.toml gives a finite gradient there.
+    """
+    from mmpose.models.losses import JSDiscretLoss
+
+    def kl(self: Any, p: torch.Tensor, q: torch.Tensor) -> torch.Tensor:
+        smallest = 1e-24  # as in MMPose's own
+        return self.kl_loss((q + smallest).log(), p + smallest)
+
+    JSDiscretLoss.kl = kl

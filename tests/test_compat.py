@@ -191,3 +191,27 @@ def test_apply_changes_nothing_the_second_time() -> None:
     once = state()
     compat.apply()
     assert state() == once
+
+
+def test_a_joint_that_is_not_annotated_leaves_the_divergence_finite() -> None:
+    """Value and gradient of the others are MMPose's own."""
+    from mmpose.models.losses import JSDiscretLoss
+
+    compat.apply()
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(2, 3, 20, generator=generator, dtype=torch.float64)
+    target = torch.rand(2, 3, 20, generator=generator, dtype=torch.float64).softmax(-1)
+    weights = torch.ones(2, 3)
+    weights[0, 1] = 0
+
+    def value_and_gradient(logits: torch.Tensor, *others: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        leaf = logits.clone().requires_grad_()
+        loss = JSDiscretLoss(size_average=False)(leaf.softmax(-1), *others)
+        return loss.detach(), torch.autograd.grad(loss, leaf)[0]
+
+    value, gradient = value_and_gradient(logits, target, weights)
+    present = weights > 0
+    alone, slope = value_and_gradient(logits[present], target[present], torch.ones(5))
+    assert (gradient[0, 1] == 0).all()
+    torch.testing.assert_close(gradient[present], slope, rtol=1e-9, atol=1e-12)
+    torch.testing.assert_close(value, alone, rtol=1e-9, atol=1e-12)
