@@ -23,6 +23,7 @@ COLUMNS = {
     'PCKtorso@0.2': 'torso .2', 'AUC': 'AUC', 'mean_error': 'mean px', 'median_error': 'median px', 'bias_x': 'bias x',
     'bias_y': 'bias y'}
 SHARES = [key for key in COLUMNS if key not in ('mean_error', 'median_error', 'bias_x', 'bias_y')]
+CURVE_COLUMNS = {'coco/AP': 'AP', 'coco/AP .75': 'AP75', '0.05/PCK': 'PCK .05', '0.1/PCK': 'PCK .1', '0.2/PCK': 'PCK .2'}
 WATCHED = {'mse': 'loss_mse', 'emd': 'loss_emd'}
 
 
@@ -159,7 +160,7 @@ def stage_section(study: Study, stage: str, backbone: str, records: list[dict], 
         file = folder / f'{study.name}_{stage}_{backbone}_{name}.png'
         if draw(study, records, file):
             lines += [f'![{name}]({folder.name}/{file.name})', '']
-    return [*lines, *correlation_table(study, records)]
+    return [*lines, *best_epochs(study, records), *correlation_table(study, records)]
 
 
 def by_supervision(records: list[dict]) -> Iterator[tuple[str, list[dict]]]:
@@ -218,6 +219,22 @@ def joint_table(study: Study, records: list[dict]) -> list[str]:
         means = [statistics.fmean(score[side] for score in scores for side in sides) for sides in joints.values()]
         table.append([title_of(study, name), *(f'{100 * mean:.1f}' for mean in means)])
     return ['PCK@0.1 by joint:', '', *markdown(['supervision', *joints], table)]
+
+
+def best_epochs(study: Study, records: list[dict]) -> list[str]:
+    """Of each training that was validated on the way, the epoch of the highest AP, as MMPose keeps its best checkpoint."""
+    table = []
+    for record in records:
+        points = [point for point in record['curve'] if 'coco/AP' in point]
+        if len(points) >= 3:
+            best = max(points, key=lambda point: point['coco/AP'])
+            shown = [f'{100 * best[key]:.1f}' for key in CURVE_COLUMNS]
+            table.append([title_of(study, record['supervision']), str(record['seed']), str(best['epoch']), *shown])
+    if not table:
+        return []
+    head = ['supervision', 'seed', 'epoch', *CURVE_COLUMNS.values()]
+    return ['Where AP was highest on the way, with the supervision\'s own decoder (chosen on these same held-out persons):', '',
+            *markdown(head, table), '']
 
 
 def correlation_table(study: Study, records: list[dict]) -> list[str]:
