@@ -2,6 +2,8 @@
 
 import importlib
 import itertools
+import sys
+from pathlib import Path
 
 import numpy as np
 import ot
@@ -24,7 +26,10 @@ from hdm_mmpose.transport import (
 from hdm_mmpose.transport.sub_pixel import decode_square
 from hdm_mmpose.transport.suppliers import Softplus
 from tests.transport.families import dot_map, dots_in, problem_of, random_dots
-from tools.measuring import peak_memory
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / 'tools'))
+
+from measuring import peak_memory  # noqa: E402
 
 SIZE = (7, 5)
 DOTS = dots_in(SIZE)
