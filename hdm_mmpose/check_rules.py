@@ -431,11 +431,13 @@ def rule_gaussian_reading(recipe: Recipe) -> Iterator[Finding]:
     sigma = max((width for width in widths if is_number(width)), default=0)  # SimCC's is a pair, and not of a map
     for head in recipe.heads:
         rule = head.decoder.supplier if head.decoder is not None and not head.losses else None
-        if sigma and rule is not None and (reading(rule) != Relu() or head.decoder.option('score') != 'max'):
+        if not sigma or rule is None:
+            continue
+        if reading(rule) != Relu() or head.decoder.option('score') != 'max':
             yield warning('gaussian-reading', f'{head.where}.decoder',
                           f'maps trained towards Gaussians are read under {name_of(rule)} with score={head.decoder.option("score")!r}: '
                           'their values are masses already, and their height is the score', "supplier='relu', score='max'")
-        if sigma and rule is not None and not head.decoder.option('blur'):
+        if not head.decoder.option('blur'):
             yield warning('gaussian-reading', f'{head.where}.decoder',
                           f'the four best cells of a Gaussian (sigma {sigma}) hold nearly equal mass under {name_of(rule)}: '
                           'joints are drawn to the middle of the square', f"supplier='relu', score='max', blur={sigma:g}")

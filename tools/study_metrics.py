@@ -7,8 +7,6 @@ Distances are in pixels of the picture and only annotated joints count. OKS-AP i
 import contextlib
 import io
 import json
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -35,7 +33,8 @@ def measure(results: Path, annotations: Path, sigmas: np.ndarray) -> dict:
         as infinitely far off.
     """
     persons = json.loads(annotations.read_text())
-    predicted = {person['image_id']: person['keypoints'] for person in json.loads(results.read_text())}
+    found = json.loads(results.read_text())
+    predicted = {person['image_id']: person['keypoints'] for person in found}
     missing = [ann['image_id'] for ann in persons['annotations'] if ann['image_id'] not in predicted]
     if missing:
         raise ValueError(f'{results} must predict every annotated picture, but has none for {missing[:5]} ({len(missing)})')
@@ -45,24 +44,17 @@ def measure(results: Path, annotations: Path, sigmas: np.ndarray) -> dict:
     names = persons['categories'][0]['keypoints']
     finite = np.isfinite(guess[..., :2]).all(-1)
     points = np.where(finite[..., None], guess[..., :2], np.inf)
-    with far_instead_of_nan(results) as readable:
-        oks = oks_ap(readable, annotations, sigmas)
     known = truth[..., 2] > 0
     return {
-        **pixel_metrics(points, truth[..., :2], known, boxes.max(-1), names), **oks, 'not_finite': float((~finite)[known].mean())}
+        **pixel_metrics(points, truth[..., :2], known, boxes.max(-1), names),
+        **oks_ap(list(map(far_instead_of_nan, found)), annotations, sigmas),
+        'not_finite': float((~finite)[known].mean())}
 
 
-@contextlib.contextmanager
-def far_instead_of_nan(results: Path) -> Iterator[Path]:
-    """The predictions in a file without NaN, under which COCOeval would count every joint as found."""
-    persons = json.loads(results.read_text())
-    for person in persons:
-        person['keypoints'] = [value if np.isfinite(value) else FAR for value in person['keypoints']]
-        person['score'] = person['score'] if np.isfinite(person['score']) else 0.0
-    with tempfile.TemporaryDirectory() as folder:
-        readable = Path(folder) / results.name
-        readable.write_text(json.dumps(persons))
-        yield readable
+def far_instead_of_nan(person: dict) -> dict:
+    """A prediction without NaN, under which COCOeval would count every joint as found."""
+    keypoints = [value if np.isfinite(value) else FAR for value in person['keypoints']]
+    return {**person, 'keypoints': keypoints, 'score': person['score'] if np.isfinite(person['score']) else 0.0}
 
 
 def pixel_metrics(guess: np.ndarray, truth: np.ndarray, known: np.ndarray, box: np.ndarray, names: list[str]) -> dict:
@@ -110,11 +102,11 @@ def torso_length(truth: np.ndarray, known: np.ndarray) -> np.ndarray:
     return np.where(counted > 0, np.nansum(both, 0) / np.maximum(counted, 1), np.nan)
 
 
-def oks_ap(results: Path, annotations: Path, sigmas: np.ndarray) -> dict[str, float]:
+def oks_ap(results: list[dict], annotations: Path, sigmas: np.ndarray) -> dict[str, float]:
     """AP over the ten OKS thresholds, and at three of them; AR; mean OKS, which no score has a part in."""
     with contextlib.redirect_stdout(io.StringIO()):
         truth = COCO(str(annotations))
-        evaluation = COCOeval(truth, truth.loadRes(str(results)), 'keypoints', np.asarray(sigmas), True)
+        evaluation = COCOeval(truth, truth.loadRes(results), 'keypoints', np.asarray(sigmas), True)
         evaluation.params.useSegm = None
         evaluation.evaluate()
         evaluation.accumulate()

@@ -118,8 +118,8 @@ def headline(study: Study, records: list[dict]) -> str:
         if not here:
             continue
         used += here
-        label = f'{backbone}, {here[0]["epochs"]} epochs, {len({record["seed"] for record in here})} seeds'
-        heads += [f'AP: {label.replace(", 1 seeds", ", 1 seed")}', 'PCK@0.05']
+        seeds = len({record['seed'] for record in here})
+        heads += [f'AP: {backbone}, {here[0]["epochs"]} epochs, {seeds} seed{"s" * (seeds > 1)}', 'PCK@0.05']
         for supervision, decoder in study.headline['rows']:
             of_row = [record['decoders'][decoder] for record in here if record['supervision'] == supervision]
             shown = [spread([each[key] for each in of_row], key) if of_row else '' for key in ('AP', 'PCK@0.05')]

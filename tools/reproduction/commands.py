@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import shlex
 import sys
@@ -60,8 +61,9 @@ def train(manifest: Manifest, row: Row, folder: Path, seed: int, place: Place, b
     return Command((sys.executable, str(TOOLS / 'train.py'), str(path), *flags))
 
 
+@functools.cache
 def read_config(path: Path) -> Any:
-    """A config, without what it imports."""
+    """A config, without what it imports; nobody changes it."""
     from mmengine.config import Config
 
     return Config.fromfile(path, import_custom_modules=False)
@@ -124,8 +126,7 @@ def batch_options(config: Any, launch: Launch, place: Place) -> list[str]:
     Raises:
         ValueError: the total cannot be divided so.
     """
-    processes = max(place.gpus, 1)
-    batch = place.batch or min(launch.batch, max(launch.total // processes, 1))
+    processes, batch = _processes_and_batch(launch, place)
     steps, rest = divmod(launch.total, processes * batch)
     if rest or not steps:
         raise ValueError(
@@ -136,6 +137,12 @@ def batch_options(config: Any, launch: Launch, place: Place) -> list[str]:
     if steps > 1:
         options += [f'optim_wrapper.accumulative_counts={steps}', *_slower_by_iteration(config, steps)]
     return options
+
+
+def _processes_and_batch(launch: Launch, place: Place) -> tuple[int, int]:
+    """Processes, and the batch of each: the one asked for, or the recipe's, or less where that exceeds its total."""
+    processes = max(place.gpus, 1)
+    return processes, place.batch or min(launch.batch, max(launch.total // processes, 1))
 
 
 def _slower_by_iteration(config: Any, factor: int) -> list[str]:
@@ -156,8 +163,8 @@ def synchronised_pictures(config: Any, launch: Launch, place: Place) -> tuple[in
     """Pictures per batch normalisation here and in the recipe, where SyncBN makes them differ; otherwise None."""
     if not _mentions(config.model, 'SyncBN'):
         return None
-    processes = max(place.gpus, 1)
-    here = processes * (place.batch or min(launch.batch, max(launch.total // processes, 1)))
+    processes, batch = _processes_and_batch(launch, place)
+    here = processes * batch
     return None if here == launch.total else (here, launch.total)
 
 

@@ -6,6 +6,7 @@ import json
 import os
 from pathlib import Path
 
+from .commands import read_config
 from .manifest import Manifest, Row
 
 PACKAGES = {'mmpretrain': 'mmpretrain==1.2.0', 'albumentations': 'albumentations==1.3.1'}
@@ -91,11 +92,9 @@ def _read_json(path: Path) -> tuple[object, str]:
 
 
 def _config_faults(path: Path) -> list[str]:
-    from mmengine.config import Config
-
     if not path.exists():
         return [f'{path}: the config of a row']
-    config = Config.fromfile(path, import_custom_modules=False)
+    config = read_config(path)
     return [*_package_faults(config), *_backbone_faults(config)]
 
 
