@@ -12,6 +12,7 @@ from hdm_mmpose import __version__, configs_dir
 
 
 def add_info(commands) -> None:
+    """Add the command ``info`` to argparse's subparsers."""
     parser = commands.add_parser("info", help="print version and folder of the configs (the default)")
     parser.set_defaults(run=run_info)
 
@@ -24,6 +25,7 @@ def run_info(args: argparse.Namespace) -> int:
 
 
 def add_check(commands) -> None:
+    """Add the command ``check`` to argparse's subparsers."""
     parser = commands.add_parser("check", help="say what in a config disagrees with distribution matching")
     parser.add_argument("config", help="a config file, or mmpose::NAME; configs are Python code, and reading one runs it")
     parser.add_argument("--cfg-options", nargs="+", default=(), metavar="KEY=VALUE", help="changes, as in tools/train.py")

@@ -88,6 +88,7 @@ def located(path: str) -> str:
 
 
 def counts(number: int, what: str) -> str:
+    """A number of things, in the plural unless it is one."""
     return f'{number} {what}{"s" * (number != 1)}'
 
 

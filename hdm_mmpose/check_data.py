@@ -127,10 +127,12 @@ def visible(person: dict) -> list[tuple[float, float]]:
 
 
 def finite(joint: tuple[float, float]) -> bool:
+    """Whether both coordinates, x and y, are finite numbers."""
     return all(isinstance(value, int | float) and math.isfinite(value) for value in joint)
 
 
 def inside(joint: tuple[float, float], image: dict) -> bool:
+    """Whether a joint (x, y), in pixels, lies in its picture; one that is not finite is not judged, nor a side that is not known."""
     return not finite(joint) or (0 <= joint[0] <= image.get('width', math.inf) and 0 <= joint[1] <= image.get('height', math.inf))
 
 
@@ -140,4 +142,5 @@ def named(persons: list[dict]) -> str:
 
 
 def first(names: list[str]) -> str:
+    """The first ``SHOWN`` names, and whether there are more."""
     return ', '.join(names[:SHOWN]) + (', ...' if len(names) > SHOWN else '')

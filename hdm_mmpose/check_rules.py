@@ -75,10 +75,12 @@ class Finding:
 
 
 def error(rule: str, where: str, what: str, repair: str) -> Finding:
+    """A finding with which training or decoding goes wrong."""
     return Finding(rule, 'error', where, what, repair)
 
 
 def warning(rule: str, where: str, what: str, repair: str) -> Finding:
+    """A finding that costs something, or may be meant."""
     return Finding(rule, 'warning', where, what, repair)
 
 
@@ -594,6 +596,7 @@ def reading(rule: SupplierRule) -> SupplierRule:
 
 
 def name_of(rule: SupplierRule | None) -> str:
+    """A rule in words, with its sharpness where reading depends on one."""
     if rule is None:
         return 'nothing known'
     sharpness = getattr(reading(rule), 'sharpness', None)
@@ -611,6 +614,7 @@ def written_supplier(rule: SupplierRule | None) -> str:
 
 
 def same_codec(one: Codec, other: Codec) -> bool:
+    """Whether two codecs encode and decode alike: kind, sizes, alignment, supplier rule and what else decides."""
     return (
         (one.type == other.type or (one.ours and other.ours))
         and all(one.size(name) == other.size(name) for name in ('input_size', 'heatmap_size'))
@@ -620,6 +624,7 @@ def same_codec(one: Codec, other: Codec) -> bool:
 
 
 def summary(codec: Codec) -> str:
+    """A codec in words: kind, sizes and, of ours, alignment, supplier rule, score and blur."""
     parts = [f'{name} {codec.size(name)}' for name in ('input_size', 'heatmap_size') if codec.size(name)]
     if codec.ours:
         parts += [f"alignment '{codec.alignment}'", f'supplier {name_of(codec.supplier)}']
@@ -628,6 +633,7 @@ def summary(codec: Codec) -> str:
 
 
 def is_number(value: Any) -> bool:
+    """Whether a value of a config is a number, which True and False are not."""
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 

@@ -170,11 +170,13 @@ def walk(value: Any, where: str) -> Iterator[Part]:
 
 
 def is_head(part: Part) -> bool:
+    """Whether a dict builds a head of MMPose."""
     built = MODELS.get(part.type) if part.type else None
     return inspect.isclass(built) and issubclass(built, BaseHead)
 
 
 def read_head(part: Part) -> Head:
+    """A head with the losses of this package in it, and its first decoder."""
     losses = [Loss(inner.where, inner.cfg) for inner in walk(part.cfg.get('loss'), f'{part.where}.loss')
               if inner.type == OUR_LOSS]
     decoders = codecs_in(part.cfg.get('decoder'), f'{part.where}.decoder')
@@ -182,6 +184,7 @@ def read_head(part: Part) -> Head:
 
 
 def codecs_in(value: Any, where: str) -> list[Codec]:
+    """The codec that a value is, or those in a list, which may be nested, with their dotted paths."""
     if isinstance(value, list | tuple):
         return [codec for index, inner in enumerate(value) for codec in codecs_in(inner, f'{where}[{index}]')]
     return [Codec(where, value)] if isinstance(value, dict) and 'type' in value else []
@@ -211,6 +214,7 @@ def declared_joints(dataset: dict) -> int | None:
 
 
 def supplier_or_none(spec: Any) -> SupplierRule | None:
+    """The supplier rule that a config names, or None if it names none."""
     try:
         return build_supplier(spec)
     except (TypeError, ValueError):  # building the part says what is wrong with it
