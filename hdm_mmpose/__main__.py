@@ -7,20 +7,23 @@ Without a command, ``info`` runs.
 import argparse
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from hdm_mmpose import __version__, configs_dir
 
 
 def add_info(commands) -> None:
     """Add the command ``info`` to argparse's subparsers."""
-    parser = commands.add_parser("info", help="print version and folder of the configs (the default)")
+    parser = commands.add_parser("info", help="print version, folder of the configs and how CPUs decode (the default)")
     parser.set_defaults(run=run_info)
 
 
 def run_info(args: argparse.Namespace) -> int:
-    """Print version and folder of the configs; exit status 0."""
+    """Print version, folder of the configs and how CPUs decode; exit status 0."""
     print(f"hdm_mmpose {__version__}")
     print(f"configs {configs_dir()}")
+    compiled = any(Path(__file__).parent.glob("transport/_sub_pixel_cpu*.so"))  # importing it would import torch
+    print("decoding on the CPU:", "compiled" if compiled else "by torch (there was no C++ compiler when this was installed)")
     return 0
 
 

@@ -34,6 +34,8 @@ class Sandbox:
     def __init__(self, root: Path, folder: Path) -> None:
         self.folder, self.venv, self.state = folder, folder / "venv", folder / "state"
         (folder / "tools").mkdir()
+        (folder / "hdm_mmpose" / "transport").mkdir(parents=True)
+        (folder / "hdm_mmpose" / "transport" / "sub_pixel_cpu.cpp").touch()
         (self.venv / "bin").mkdir(parents=True)
         self.state.mkdir()
         shutil.copy(root / "tools" / "install.sh", folder / "tools")
@@ -80,11 +82,12 @@ def test_backbones_come_on_top(sandbox: Sandbox) -> None:
     assert sandbox.install().returncode == 0 and len(sandbox.calls()) == many
 
 
-def test_changed_pins_are_installed(sandbox: Sandbox) -> None:
+@pytest.mark.parametrize("file, line", [("constraints.txt", "six==1.16.0\n"), ("hdm_mmpose/transport/sub_pixel_cpu.cpp", "//\n")])
+def test_what_changed_is_installed(sandbox: Sandbox, file: str, line: str) -> None:
     sandbox.install()
     before = len(sandbox.calls())
-    with (sandbox.folder / "constraints.txt").open("a") as pins:
-        pins.write("six==1.16.0\n")
+    with (sandbox.folder / file).open("a") as changed:
+        changed.write(line)
     assert sandbox.install().returncode == 0
     assert len(sandbox.calls()) > before
 

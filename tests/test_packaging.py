@@ -27,7 +27,7 @@ def source(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy to build from: setuptools writes into the folder it builds."""
     copy = tmp_path_factory.mktemp("source")
     for name in ("hdm_mmpose", "configs"):
-        shutil.copytree(root / name, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(root / name, copy / name, ignore=shutil.ignore_patterns("__pycache__", "*.so"))
     for name in ("pyproject.toml", "LICENSE"):
         shutil.copy(root / name, copy)
     readme = root / "README.md"
@@ -61,6 +61,8 @@ def test_wheel_holds_package_and_configs_and_nothing_else(root: Path, wheel: Pat
     assert modules <= names
     assert {name.split("/")[0] for name in names} == {"hdm_mmpose", "hdm_mmpose-0.1.0.dist-info"}
     assert "hdm_mmpose-0.1.0.dist-info/licenses/LICENSE" in names
+    (compiled,) = (name for name in names if name.endswith(".so"))
+    assert compiled.startswith("hdm_mmpose/transport/_sub_pixel_cpu.")
 
 
 def test_every_package_is_listed(root: Path) -> None:
@@ -74,8 +76,23 @@ def test_every_package_is_listed(root: Path) -> None:
 
 def test_info_from_an_unpacked_wheel(unpacked: Path, tmp_path: Path) -> None:
     told = run("-m", "hdm_mmpose", cwd=tmp_path, path=str(unpacked)).splitlines()
-    assert told == ["hdm_mmpose 0.1.0", f"configs {unpacked / 'hdm_mmpose' / 'configs'}"]
+    assert told == ["hdm_mmpose 0.1.0", f"configs {unpacked / 'hdm_mmpose' / 'configs'}", "decoding on the CPU: compiled"]
     assert run("-m", "hdm_mmpose", "info", cwd=tmp_path, path=str(unpacked)).splitlines() == told
+
+
+def test_installs_without_a_compiler(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if find_spec("pip") is None or find_spec("setuptools") is None:
+        pytest.skip("this environment has no pip or no setuptools to build a wheel with")
+    for variable in ("CC", "CXX"):
+        monkeypatch.setenv(variable, "false")
+    copy, target = tmp_path / "source", tmp_path / "site"
+    shutil.copytree(source, copy, ignore=shutil.ignore_patterns("build", "*.egg-info"))
+    run("-m", "pip", "install", "--no-deps", "--no-build-isolation", "--no-index", "--target", target, copy, cwd=tmp_path)
+    assert not [*target.glob("**/*.so")]
+    told = run("-m", "hdm_mmpose", cwd=tmp_path, path=str(target)).splitlines()
+    assert told[2].startswith("decoding on the CPU: by torch")
+    script = "from hdm_mmpose.transport.sub_pixel_cpu import COMPILED; print(COMPILED)"
+    assert run("-c", script, cwd=tmp_path, path=str(target)).split() == ["False"]
 
 
 def test_info_in_the_checkout(root: Path, tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ from measuring import ROOT, conditions, find_block, machine, race, summary, tabl
 sys.path.insert(0, str(ROOT))
 
 from hdm_mmpose.transport.sub_pixel import read_heatmap  # noqa: E402
-from hdm_mmpose.transport.sub_pixel_cpu import read_heatmap_cpu  # noqa: E402
+from hdm_mmpose.transport.sub_pixel_cpu import COMPILED, read_heatmap_cpu  # noqa: E402
 from hdm_mmpose.transport.suppliers import build_supplier  # noqa: E402
 
 STRIDE = 4
@@ -87,11 +87,12 @@ def name_of(rule: str, blur: float) -> str:
     return f'SubPixelDecoder {rule}{f", blur {blur:g}" if blur else ""}'
 
 
-def our_decoder(rule: str, blur: float, args: argparse.Namespace) -> Callable[[Tensor], object]:
-    """Heatmaps to keypoints on the host."""
+def our_decoder(rule: str, blur: float, args: argparse.Namespace, by_torch: bool = False) -> Callable[[Tensor], object]:
+    """Heatmaps to keypoints on the host; on a CPU ``by_torch`` is what an installation without a compiler does."""
     height, width = args.shape[-2:]
     if MSRAHeatmap is not None:
-        return SubPixelDecoder((width * STRIDE, height * STRIDE), (width, height), supplier=rule, blur=blur).batch_decode
+        decoder = SubPixelDecoder((width * STRIDE, height * STRIDE), (width, height), supplier=rule, blur=blur)
+        return decoder.decode_tensor if by_torch else decoder.batch_decode
     supplier = build_supplier(rule)
 
     def core(maps: Tensor) -> Tensor:
@@ -127,6 +128,10 @@ def benchmark_decode(model: str, device: str, args: argparse.Namespace) -> list[
         runners[name_of(rule, blur)] = lambda repeat, decode=decode: decode(batches[repeat % BATCHES])
     if device == 'cuda':
         torch.cuda.synchronize()
+    elif MSRAHeatmap is not None:
+        default = READINGS[0]
+        decode = our_decoder(*default, args, by_torch=True)
+        runners[f'{name_of(*default)}, by torch'] = lambda repeat, decode=decode: decode(batches[repeat % BATCHES])
     rows = race(runners, 'cpu', args.repeats)  # the host's clock: keypoints end there
     return [dict(task='decode', maps=model, device=device, codec=name, **row) for name, row in rows.items()]
 
@@ -177,6 +182,9 @@ def main() -> None:
         find_block(args.markdown, f'codec-{args.device}')
     if args.threads:
         torch.set_num_threads(args.threads)
+    if args.device == 'cpu' and not COMPILED:
+        raise SystemExit('hdm_mmpose is installed without its compiled decoder, which is what is timed: install it where there is a '
+                         'C++ compiler, and a processor with AVX2')
     about = machine(args.device, SEED)
     rows = benchmark_encode(args) if MSRAHeatmap is not None else []
     with torch.inference_mode():

@@ -102,7 +102,7 @@ pip_install() { "$python" -m pip install -c "$root/constraints.txt" --no-build-i
 
 fingerprint() { # of everything that decides what must be installed
     printf '%s ' "$root"
-    cat "$root/pyproject.toml" "$root/constraints.txt" "$root/tools/install.sh" | cksum
+    cat "$root/pyproject.toml" "$root/constraints.txt" "$root/tools/install.sh" "$root"/hdm_mmpose/transport/*.cpp | cksum
 }
 
 complete() { [ "$(cat "$venv/.complete" 2>/dev/null)" = "$(fingerprint)" ] && "$python" -c '' 2>/dev/null; }

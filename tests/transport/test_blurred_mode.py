@@ -6,9 +6,7 @@ import pytest
 import torch
 
 from hdm_mmpose.transport.blurred_mode import REACH, decode_blurred_mode
-from hdm_mmpose.transport.sub_pixel import decode_square, read_heatmap
-from hdm_mmpose.transport.sub_pixel_cpu import read_heatmap_cpu
-from hdm_mmpose.transport.suppliers import SUPPLIERS, build_supplier
+from hdm_mmpose.transport.sub_pixel import decode_square
 from tests.transport.families import dot_map
 
 SIZE = (13, 9)
@@ -76,18 +74,3 @@ def test_autocast_does_not_lower_it():
     with torch.autocast('cpu', torch.bfloat16):
         under = decode_blurred_mode(suppliers, 2)
     assert all(torch.equal(a, b) for a, b in zip(clean, under, strict=True))
-
-
-@pytest.mark.parametrize('name', sorted(SUPPLIERS))
-def test_reading_of_raw_maps_is_the_same_in_blocks_and_whole(name, monkeypatch):
-    monkeypatch.setattr('hdm_mmpose.transport.sub_pixel_cpu.BLOCK_CELLS', 2 * SIZE[0] * SIZE[1])
-    rule, heatmap = build_supplier(name), torch.randn(3, 5, *SIZE)
-    heatmap[0, 0] = 0
-    heatmap[0, 1, 3, 3] = float('nan')
-    heatmap[0, 2, 3, 3] = float('inf')
-    heatmap[0, 3, 3, 3] = -float('inf')
-    whole, blocks = read_heatmap(heatmap, rule, 2), read_heatmap_cpu(heatmap, rule, 2)
-    for one, other in zip(whole, blocks, strict=True):
-        assert one.shape == other.shape and one.isfinite().all()
-        torch.testing.assert_close(one, other, atol=1e-5, rtol=0)
-    assert blocks.share[0, 1] == blocks.share[0, 2] == 0

@@ -1,4 +1,4 @@
-"""The shortcuts give what ``read_heatmap`` gives, on every kind of map."""
+"""The compiled code gives what ``read_heatmap`` gives, on every kind of map."""
 
 import pytest
 import torch
@@ -8,6 +8,8 @@ from hdm_mmpose.transport.sub_pixel import read_heatmap
 from hdm_mmpose.transport.sub_pixel_cpu import read_heatmap_cpu
 from hdm_mmpose.transport.suppliers import SUPPLIERS, Softplus, build_supplier
 
+pytestmark = pytest.mark.skipif(
+    not sub_pixel_cpu.COMPILED, reason='hdm_mmpose is not installed with a compiler: nothing to compare read_heatmap with')
 RULES = [*sorted(SUPPLIERS), dict(type='softplus', sharpness=.7), dict(type='softmax', sharpness=20.)]
 
 
@@ -21,19 +23,19 @@ def blobs(*shape, height, width=1.5, noise=.05, background=0., seed=0):
     return background + height * torch.exp(-(x**2 + y**2) / (2 * width**2)) + noise * torch.randn(shape, generator=generator)
 
 
-def same(heatmap, rule, tolerance=2e-5):
+def same(heatmap, rule, tolerance=2e-5, blur=0):
     before = heatmap.clone()
-    fast, slow = read_heatmap_cpu(heatmap, rule), read_heatmap(heatmap, rule)
+    fast, slow = read_heatmap_cpu(heatmap, rule, blur), read_heatmap(heatmap, rule, blur)
     assert torch.equal(heatmap.nan_to_num(), before.nan_to_num()), 'the input was written to'
     assert fast.dots.shape == slow.dots.shape and fast.share.shape == slow.share.shape == heatmap.shape[:-2]
     assert torch.equal(fast.peak, slow.peak)
-    torch.testing.assert_close(fast.dots, slow.dots, atol=tolerance, rtol=0)
+    torch.testing.assert_close(fast.dots, slow.dots, atol=tolerance, rtol=1e-7)  # one unit in the last place
     torch.testing.assert_close(fast.share, slow.share, atol=1e-9, rtol=tolerance)
 
 
 @pytest.mark.parametrize('spec', RULES, ids=str)
 @pytest.mark.parametrize('size', [(2, 2), (2, 9), (3, 1024), (4, 6), (5, 5), (6, 5), (9, 3), (17, 4), (31, 24), (96, 72)], ids=str)
-def test_every_height_is_covered_by_strips(spec, size):
+def test_every_size(spec, size):
     rule = build_supplier(spec)
     same(torch.randn(3, 5, *size, generator=torch.Generator().manual_seed(1)), rule)
     same(blobs(3, 5, *size, height=1.), rule)
@@ -42,7 +44,7 @@ def test_every_height_is_covered_by_strips(spec, size):
 
 @pytest.mark.parametrize('spec', RULES, ids=str)
 def test_each_row_can_hold_the_best_square(spec):
-    """A square of ones, one map per place; on a background that makes every other strip negligible."""
+    """A square of ones, one map per place; on a background that makes every other row negligible."""
     height, width = 29, 3
     places = [(x, y) for y in range(height - 1) for x in range(width - 1)]
     heatmap = torch.full((len(places), height, width), -3.)
@@ -53,7 +55,7 @@ def test_each_row_can_hold_the_best_square(spec):
 
 
 @pytest.mark.parametrize('spec', RULES, ids=str)
-def test_four_middling_cells_beat_one_high_cell_in_another_strip(spec):
+def test_four_middling_cells_beat_one_high_cell_in_another_row(spec):
     heatmap = torch.full((4, 40, 6), -5.)
     heatmap[:, 2, 1] = 1
     heatmap[:, 30:32, 3:5] = torch.tensor([.3, .6, .9, .99])[:, None, None]
@@ -63,7 +65,7 @@ def test_four_middling_cells_beat_one_high_cell_in_another_strip(spec):
 @pytest.mark.parametrize('spec', RULES, ids=str)
 @pytest.mark.parametrize('shift', [-300., -30., -3., 0., 3., 30., 300., 3000.])
 def test_any_height_of_the_map(spec, shift):
-    """Far from 0 products overflow and exponentials underflow: those maps take the slow way."""
+    """Far from 0 masses overflow or underflow: those maps take the slow way."""
     tolerance = 2e-5 + 5e-6 * abs(shift)  # what float32 leaves of the differences after a shift
     same(blobs(2, 3, 20, 14, height=1., seed=5) + shift, build_supplier(spec), tolerance)
 
@@ -93,10 +95,88 @@ def test_small_weights_keep_their_digits():
     torch.testing.assert_close(share.double(), expected, rtol=1e-5, atol=0)
 
 
+@pytest.mark.parametrize('spec', RULES, ids=str)
+@pytest.mark.parametrize('blur', [.3, 1, 2, 4])
+def test_blurred_mode(spec, blur):
+    rule = build_supplier(spec)
+    for size in (40, 37), (9, 5), (2, 3):
+        same(blobs(3, 5, *size, height=2., background=-1., width=1.2), rule, blur=blur)
+        same(blobs(3, 5, *size, height=1., noise=.2, seed=3), rule, blur=blur)
+
+
+@pytest.mark.parametrize('blur', [7.5, 30])
+def test_a_gaussian_wider_than_the_map(blur):
+    same(blobs(3, 5, 25, 20, height=2., background=-1., width=1.2), build_supplier('softmax'), blur=blur)
+
+
+@pytest.mark.parametrize('spec', RULES, ids=str)
+def test_each_cell_can_be_the_mode(spec):
+    """One map per cell, a heap there; a single higher cell, with less around it, far away."""
+    height, width = 23, 18
+    heatmap = torch.full((height * width, height, width), -3.)
+    for joint in range(len(heatmap)):
+        y, x = divmod(joint, width)
+        heatmap[joint, (y + 11) % height, (x + 9) % width] = .3 + 1e-3
+        heatmap[joint, max(y - 1, 0):y + 2, max(x - 1, 0):x + 2] = .2
+        heatmap[joint, y, x] = .3
+    same(heatmap, build_supplier(spec), blur=1.5)
+
+
+def test_of_equal_modes_the_first_in_reading_order_counts():
+    heatmap = torch.full((3, 30, 20), -5.)
+    for joint, cells in enumerate([[(4, 15), (4, 3)], [(25, 3), (6, 15)], [(29, 19), (0, 0)]]):
+        for y, x in cells:
+            heatmap[joint, y, x] = 1
+    for blur in 0, 1:
+        dots = read_heatmap_cpu(heatmap, build_supplier('softmax'), blur).dots
+        torch.testing.assert_close(dots, torch.tensor([[3., 4.], [15., 6.], [0., 0.]]), atol=1e-30, rtol=0)
+
+
 @pytest.mark.parametrize('name', sorted(SUPPLIERS))
-def test_many_blocks(name, monkeypatch):
-    monkeypatch.setattr(sub_pixel_cpu, 'BLOCK_CELLS', 700)
-    same(torch.randn(4, 3, 20, 14, generator=torch.Generator().manual_seed(8)), build_supplier(name))
+def test_odd_maps_blurred(name):
+    heatmap = torch.randn(3, 5, 13, 9, generator=torch.Generator().manual_seed(4))
+    heatmap[0, 0] = 0
+    heatmap[0, 1, 3, 3] = torch.nan
+    heatmap[0, 2, 3, 3] = torch.inf
+    heatmap[0, 3, 3, 3] = -torch.inf
+    same(heatmap, build_supplier(name), blur=2)
+    share = read_heatmap_cpu(heatmap, build_supplier(name), 2).share
+    assert share[0, 1] == share[0, 2] == 0
+
+
+@pytest.mark.parametrize('blur', [0, 2])
+@pytest.mark.parametrize('count', [1, 63, 128, 200])
+def test_several_threads(count, blur):
+    heatmap = blobs(count, 20, 14, height=1., seed=8)
+    heatmap[-1, 2, 2] = torch.nan
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        same(heatmap, build_supplier('softmax'), blur=blur)
+    finally:
+        torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize('blur', [0, 2])
+@pytest.mark.parametrize('size', [(2, 2), (5, 3), (17, 9), (4, 16), (4, 17)], ids=str)
+def test_memory_around_the_maps_means_nothing(size, blur):
+    memory = torch.full((7, *size), torch.nan)
+    memory[2:5] = torch.randn(3, *size, generator=torch.Generator().manual_seed(11))
+    same(memory[2:5], build_supplier('softmax'), blur=blur)
+
+
+@pytest.mark.parametrize('blur', [0, 2])
+def test_without_compiled_code(blur, monkeypatch):
+    monkeypatch.setattr(sub_pixel_cpu, 'COMPILED', False)
+    heatmap = blobs(3, 5, 12, 10, height=1.)
+    fast, slow = read_heatmap_cpu(heatmap, Softplus(5.), blur), read_heatmap(heatmap, Softplus(5.), blur)
+    assert all(torch.equal(a, b) for a, b in zip(fast, slow, strict=True))
+
+
+def test_compiled_code_refuses_what_it_cannot_do():
+    maps, found = torch.zeros(1, 1, 5), torch.zeros(1, 5)
+    with pytest.raises(ValueError, match='at least 2 x 2'):
+        sub_pixel_cpu._sub_pixel_cpu.read_heatmaps(maps.data_ptr(), found.data_ptr(), 1, 1, 5, 0, 1., 0., 1.5, 1., 1.5, 10)
 
 
 @pytest.mark.parametrize('name', sorted(SUPPLIERS))
@@ -118,7 +198,7 @@ def test_no_maps_at_all():
     assert reading.dots.shape == (0, 17, 2) and reading.share.shape == (0, 17)
 
 
-def test_an_unknown_rule_is_read_without_shortcut():
+def test_an_unknown_rule_is_not_guessed():
 
     class Other(Softplus):
         name = 'other'
