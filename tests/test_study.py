@@ -138,7 +138,7 @@ def test_a_headline_names_what_exists(tmp_path, data):
 
 def test_reduced_study_keeps_what_it_does_not_name():
     whole, reduced = Study(FULL), Study(REDUCED)
-    assert set(reduced.backbones) == {'res18-slim'}
+    assert set(reduced.backbones) == {'res18-slim', 'hrnet-slim'}
     assert reduced.supervisions['mse']['codec'] == {**whole.supervisions['mse']['codec'], 'sigma': 1}
     assert reduced.supervisions['emd_ce'] == whole.supervisions['emd_ce']
     cfg = reduced.config(next(reduced.runs()))
