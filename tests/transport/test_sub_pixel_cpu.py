@@ -104,6 +104,17 @@ def test_blurred_mode(spec, blur):
         same(blobs(3, 5, *size, height=1., noise=.2, seed=3), rule, blur=blur)
 
 
+@pytest.mark.parametrize('spec', RULES, ids=str)
+def test_no_better_place_is_missed(spec):
+    """Shares of random maps of all sizes: what is skipped is never the best. Flat maps too, where the place itself is anyone's."""
+    rule, generator = build_supplier(spec), torch.Generator().manual_seed(12)
+    for _ in range(150):
+        height, width, blur, flatness = (torch.rand(4, generator=generator) * torch.tensor([40, 40, 12, 4])).tolist()
+        heatmap = torch.randn(4, 2 + int(height), 2 + int(width), generator=generator) * 10**-flatness
+        fast, exact = read_heatmap_cpu(heatmap, rule, .1 + blur), read_heatmap(heatmap.double(), rule, .1 + blur)
+        torch.testing.assert_close(fast.share.double(), exact.share, atol=5e-6, rtol=0)
+
+
 @pytest.mark.parametrize('blur', [7.5, 30])
 def test_a_gaussian_wider_than_the_map(blur):
     same(blobs(3, 5, 25, 20, height=2., background=-1., width=1.2), build_supplier('softmax'), blur=blur)
