@@ -1,5 +1,5 @@
-def read_heatmaps(maps: int, out: int, count: int, height: int, width: int, rule: int, sharpness: float, blur: float,
-                  flat: float, taper: float, reach: float, steps: int) -> None:
+def read_heatmaps(maps: int, out: int, count: int, height: int, width: int, threads: int, rule: int, sharpness: float,
+                  blur: float, flat: float, taper: float, reach: float, steps: int) -> None:
     """Read contiguous float32 maps (count, height, width) at the address ``maps``.
 
     Writes to ``out`` (count, 5) float32: dot's x and y in cells, share, peak, and 1 where the map was read.

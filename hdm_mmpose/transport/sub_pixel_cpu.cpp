@@ -65,7 +65,7 @@ struct Task {
     const float *maps;  // (count, height, width)
     float *out;         // (count, FIELDS)
     long count, height, width;
-    int rule;
+    int threads, rule;
     float sharpness, blur, flat, taper, reach;
     int steps;
 };
@@ -363,47 +363,52 @@ INLINE float best_square(Scratch &s, float &dot_x, float &dot_y) {
     return best;
 }
 
-void read_maps(const Task &task, Scratch &s) {
-    for (long j = 0; j < task.count; j++) {
-        const float *map = task.maps + j * s.height * s.width;
-        float *out = task.out + j * FIELDS, peak, share, dot_x, dot_y;
-        double total;
-        out[READ] = 0;
-        if (!find_peaks(map, s, peak) || !weigh(map, task, s, peak, total)) continue;
-        if (task.blur > 0) {
-            long x = 0, y = 0;
-            share = blurred_mode(s, x, y);
-            settle(task, s, x, y, dot_x, dot_y);
-            dot_x += x;
-            dot_y += y;
-        } else {
-            share = best_square(s, dot_x, dot_y);
-        }
-        out[DOT_X] = dot_x;
-        out[DOT_Y] = dot_y;
-        out[SHARE] = share < total ? float(share / total) : 1;
-        out[PEAK] = peak;
-        out[READ] = share > 0 && std::isfinite(dot_x) && std::isfinite(dot_y);
+void read_map(const Task &task, Scratch &s, const float *map, float *out) {
+    float peak, share, dot_x, dot_y;
+    double total;
+    out[READ] = 0;
+    if (!find_peaks(map, s, peak) || !weigh(map, task, s, peak, total)) return;
+    if (task.blur > 0) {
+        long x = 0, y = 0;
+        share = blurred_mode(s, x, y);
+        settle(task, s, x, y, dot_x, dot_y);
+        dot_x += x;
+        dot_y += y;
+    } else {
+        share = best_square(s, dot_x, dot_y);
     }
+    out[DOT_X] = dot_x;
+    out[DOT_Y] = dot_y;
+    out[SHARE] = share < total ? float(share / total) : 1;
+    out[PEAK] = peak;
+    out[READ] = share > 0 && std::isfinite(dot_x) && std::isfinite(dot_y);
+}
+
+// The threads are OpenMP's, which torch has and keeps awake: starting others would take as long as half the work.
+void read_maps(const Task &task, std::vector<Scratch> &scratches) {
+#pragma omp parallel for num_threads(task.threads) if (task.threads > 1)
+    for (int thread = 0; thread < task.threads; thread++)
+        for (long j = task.count * thread / task.threads; j < task.count * (thread + 1) / task.threads; j++)
+            read_map(task, scratches[thread], task.maps + j * task.height * task.width, task.out + j * FIELDS);
 }
 
 PyObject *read_heatmaps(PyObject *, PyObject *args) {
     Task task;
     unsigned long long maps, out;
-    if (!PyArg_ParseTuple(args, "KKlllifffffi", &maps, &out, &task.count, &task.height, &task.width, &task.rule, &task.sharpness,
-                          &task.blur, &task.flat, &task.taper, &task.reach, &task.steps))
+    if (!PyArg_ParseTuple(args, "KKllliifffffi", &maps, &out, &task.count, &task.height, &task.width, &task.threads, &task.rule,
+                          &task.sharpness, &task.blur, &task.flat, &task.taper, &task.reach, &task.steps))
         return nullptr;
-    if (task.height < 2 || task.width < 2 || task.rule < RELU || task.rule > SOFTMAX ||
+    if (task.threads < 1 || task.height < 2 || task.width < 2 || task.rule < RELU || task.rule > SOFTMAX ||
         2 * int(task.reach + task.flat + task.taper) + 1 > WINDOW) {
-        PyErr_SetString(PyExc_ValueError, "maps must be at least 2 x 2, rule one of the three, and the window at most 16 cells wide");
+        PyErr_SetString(PyExc_ValueError, "maps must be at least 2 x 2, threads at least 1, rule one of the three, the window at most 16 cells wide");
         return nullptr;
     }
     task.maps = reinterpret_cast<const float *>(uintptr_t(maps));
     task.out = reinterpret_cast<float *>(uintptr_t(out));
     try {
-        Scratch scratch(task);
+        std::vector<Scratch> scratches(task.threads, Scratch(task));
         Py_BEGIN_ALLOW_THREADS
-        read_maps(task, scratch);
+        read_maps(task, scratches);
         Py_END_ALLOW_THREADS
     } catch (const std::bad_alloc &) {
         return PyErr_NoMemory();
@@ -413,8 +418,8 @@ PyObject *read_heatmaps(PyObject *, PyObject *args) {
 
 PyMethodDef methods[] = {
     {"read_heatmaps", read_heatmaps, METH_VARARGS,
-     "read_heatmaps(maps, out, count, height, width, rule, sharpness, blur, flat, taper, reach, steps): addresses of contiguous\n"
-     "float32 maps (count, height, width) and of the results (count, 5): x, y, share, peak, and 1 where the map was read."},
+     "read_heatmaps(maps, out, count, height, width, threads, rule, sharpness, blur, flat, taper, reach, steps): addresses of\n"
+     "contiguous float32 maps (count, height, width) and of the results (count, 5): x, y, share, peak, and 1 where the map was read."},
     {nullptr, nullptr, 0, nullptr}};
 
 PyModuleDef definition = {PyModuleDef_HEAD_INIT, "_sub_pixel_cpu", nullptr, 0, methods, nullptr, nullptr, nullptr, nullptr};

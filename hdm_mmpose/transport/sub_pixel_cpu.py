@@ -6,8 +6,6 @@ float64, ``read_heatmap`` does the work.
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
-
 import torch
 from torch import Tensor
 
@@ -23,7 +21,7 @@ else:
     COMPILED = True
 
 RULES: dict[type[SupplierRule], int] = {Relu: 0, ReluSurrogate: 0, Softplus: 1, Softmax: 2}  # numbers as in sub_pixel_cpu.cpp
-MAPS_PER_THREAD = 64  # below, starting a thread takes longer than it saves
+MAPS_PER_THREAD = 16  # below, waking a thread takes longer than it saves
 
 
 def read_heatmap_cpu(heatmap: Tensor, rule: SupplierRule, blur: float = 0) -> Reading:
@@ -39,20 +37,10 @@ def read_heatmap_cpu(heatmap: Tensor, rule: SupplierRule, blur: float = 0) -> Re
     if not COMPILED or type(rule) not in RULES or maps.dtype != torch.float32 or not maps.numel() or min(height, width) < 2:
         return read_heatmap(heatmap, rule, blur)
     found = torch.empty(len(maps), 5)
-
-    def read(first: int, end: int) -> None:
-        _sub_pixel_cpu.read_heatmaps(
-            maps[first:end].data_ptr(), found[first:end].data_ptr(), end - first, height, width, RULES[type(rule)],
-            getattr(rule, 'sharpness', 1.), blur, FLAT, TAPER, REACH, STEPS)
-
     threads = max(1, min(torch.get_num_threads(), len(maps) // MAPS_PER_THREAD))
-    bounds = [len(maps) * thread // threads for thread in range(threads + 1)]
-    if threads == 1:
-        read(*bounds)
-    else:
-        # Threads of this call only: a pool that outlives it would hang in a forked process.
-        with ThreadPoolExecutor(threads) as pool:
-            list(pool.map(read, bounds[:-1], bounds[1:]))
+    _sub_pixel_cpu.read_heatmaps(
+        maps.data_ptr(), found.data_ptr(), len(maps), height, width, threads, RULES[type(rule)], getattr(rule, 'sharpness', 1.),
+        blur, FLAT, TAPER, REACH, STEPS)
     reading = Reading(dots=found[:, :2], share=found[:, 2], peak=found[:, 3])
     odd = found[:, 4] == 0
     if odd.any():

@@ -187,7 +187,7 @@ def test_without_compiled_code(blur, monkeypatch):
 def test_compiled_code_refuses_what_it_cannot_do():
     maps, found = torch.zeros(1, 1, 5), torch.zeros(1, 5)
     with pytest.raises(ValueError, match='at least 2 x 2'):
-        sub_pixel_cpu._sub_pixel_cpu.read_heatmaps(maps.data_ptr(), found.data_ptr(), 1, 1, 5, 0, 1., 0., 1.5, 1., 1.5, 10)
+        sub_pixel_cpu._sub_pixel_cpu.read_heatmaps(maps.data_ptr(), found.data_ptr(), 1, 1, 5, 1, 0, 1., 0., 1.5, 1., 1.5, 10)
 
 
 @pytest.mark.parametrize('name', sorted(SUPPLIERS))
