@@ -7,6 +7,8 @@ Without a command, ``info`` runs.
 import argparse
 import sys
 from collections.abc import Sequence
+from importlib.machinery import ExtensionFileLoader, ModuleSpec
+from importlib.util import module_from_spec
 from pathlib import Path
 
 from hdm_mmpose import __version__, configs_dir
@@ -22,9 +24,21 @@ def run_info(args: argparse.Namespace) -> int:
     """Print version, folder of the configs and how CPUs decode; exit status 0."""
     print(f"hdm_mmpose {__version__}")
     print(f"configs {configs_dir()}")
-    compiled = any(Path(__file__).parent.glob("transport/_sub_pixel_cpu*.so"))  # importing it would import torch
-    print("decoding on the CPU:", "compiled" if compiled else "by torch (there was no C++ compiler when this was installed)")
+    print("decoding on the CPU:", decoding())
     return 0
+
+
+def decoding() -> str:
+    """Whether the compiled decoder loads; without importing the package around it, which would import torch."""
+    files = sorted(Path(__file__).parent.glob("transport/_sub_pixel_cpu*.so"))
+    if not files:
+        return "by torch (there was no C++ compiler when this was installed)"
+    try:
+        loader = ExtensionFileLoader("_sub_pixel_cpu", str(files[0]))
+        loader.exec_module(module_from_spec(ModuleSpec(loader.name, loader, origin=loader.path)))
+    except ImportError as problem:
+        return f"by torch ({problem})"
+    return "compiled"
 
 
 def add_check(commands) -> None:

@@ -95,6 +95,14 @@ def test_installs_without_a_compiler(source: Path, tmp_path: Path, monkeypatch: 
     assert run("-c", script, cwd=tmp_path, path=str(target)).split() == ["False"]
 
 
+def test_info_says_what_keeps_the_compiled_decoder_from_loading(unpacked: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "site"
+    shutil.copytree(unpacked, copy)
+    for library in copy.glob("**/*.so"):
+        library.write_bytes(b"broken")
+    assert run("-m", "hdm_mmpose", cwd=tmp_path, path=str(copy)).splitlines()[2].startswith("decoding on the CPU: by torch (")
+
+
 def test_info_in_the_checkout(root: Path, tmp_path: Path) -> None:
     told = run("-m", "hdm_mmpose", cwd=tmp_path, path=str(root)).splitlines()
     assert told[1] == f"configs {root / 'configs'}"

@@ -1,3 +1,5 @@
+INTERFACE: int
+
 def read_heatmaps(maps: int, out: int, count: int, height: int, width: int, threads: int, rule: int, sharpness: float,
                   blur: float, flat: float, taper: float, reach: float, steps: int) -> None:
     """Read contiguous float32 maps (count, height, width) at the address ``maps``.

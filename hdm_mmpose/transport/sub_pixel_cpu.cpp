@@ -17,7 +17,7 @@
 #include <cmath>
 #include <cstdint>
 #include <cstring>
-#include <new>
+#include <exception>
 #include <vector>
 
 #define INLINE static inline __attribute__((always_inline))
@@ -50,6 +50,7 @@ constexpr float SLACK = 1e-5f;      // how far rounding may carry a bound, in pa
 
 typedef float Cells __attribute__((vector_size(4 * LANES)));
 typedef int32_t Ints __attribute__((vector_size(4 * LANES)));
+typedef uint32_t Bits __attribute__((vector_size(4 * LANES)));
 typedef float Loose __attribute__((vector_size(4 * LANES), aligned(4), may_alias));  // anywhere in memory
 
 #if WITH_AVX2
@@ -57,6 +58,8 @@ constexpr Ints LANE = {0, 1, 2, 3, 4, 5, 6, 7};
 #else
 constexpr Ints LANE = {0, 1, 2, 3};
 #endif
+
+constexpr int INTERFACE = 1;  // to be raised, here and in sub_pixel_cpu.py, with every change that the other side must know
 
 enum Rule { RELU, SOFTPLUS, SOFTMAX };
 enum Field { DOT_X, DOT_Y, SHARE, PEAK, READ, FIELDS };
@@ -108,7 +111,7 @@ template <class Join> INLINE float fold(Cells lanes) {
     return lanes[0];
 }
 
-// exp(x) for x <= 0 to two units in the last place; below -87 its value there.
+// exp(x) for x <= 0 to three units in the last place; below -87 its value there.
 INLINE Cells exp_of_negative(Cells x) {
     const float magic = 12582912;  // 1.5 * 2^23: adding it rounds to an integer, which then stands in the low bits
     x = larger(x, all(-87));
@@ -121,7 +124,7 @@ INLINE Cells exp_of_negative(Cells x) {
     sum = sum * rest + .5f;
     sum = sum * rest + 1;
     sum = sum * rest + 1;
-    return (Cells)((Ints)sum + ((Ints)shifted << 23));
+    return (Cells)((Bits)sum + ((Bits)shifted << 23));
 }
 
 // log(1 + t) for t in [0, 1], small t with all its digits: 2 artanh(t / (2 + t)).
@@ -244,7 +247,7 @@ INLINE bool weigh(const float *map, const Task &task, Scratch &s, float peak, do
     }
     total = 0;
     for (long y = 0; y < s.height; y++) total += s.row_sum[y];
-    return total > 0 && total < FLT_MAX;
+    return total > 0 && total < FLT_MAX / WINDOW;  // moments in the window stay finite
 }
 
 // Highest cell of a row of the blurred map, the first among equals.
@@ -398,9 +401,9 @@ PyObject *read_heatmaps(PyObject *, PyObject *args) {
     if (!PyArg_ParseTuple(args, "KKllliifffffi", &maps, &out, &task.count, &task.height, &task.width, &task.threads, &task.rule,
                           &task.sharpness, &task.blur, &task.flat, &task.taper, &task.reach, &task.steps))
         return nullptr;
-    if (task.threads < 1 || task.height < 2 || task.width < 2 || task.rule < RELU || task.rule > SOFTMAX ||
+    if (task.count < 0 || task.threads < 1 || !(task.blur >= 0) || task.height < 2 || task.width < 2 || task.rule < RELU || task.rule > SOFTMAX ||
         2 * int(task.reach + task.flat + task.taper) + 1 > WINDOW) {
-        PyErr_SetString(PyExc_ValueError, "maps must be at least 2 x 2, threads at least 1, rule one of the three, the window at most 16 cells wide");
+        PyErr_SetString(PyExc_ValueError, "maps must be at least 2 x 2, threads at least 1, blur at least 0, rule one of the three, the window at most 16 cells wide");
         return nullptr;
     }
     task.maps = reinterpret_cast<const float *>(uintptr_t(maps));
@@ -410,7 +413,7 @@ PyObject *read_heatmaps(PyObject *, PyObject *args) {
         Py_BEGIN_ALLOW_THREADS
         read_maps(task, scratches);
         Py_END_ALLOW_THREADS
-    } catch (const std::bad_alloc &) {
+    } catch (const std::exception &) {  // nothing is thrown where the GIL is released
         return PyErr_NoMemory();
     }
     Py_RETURN_NONE;
@@ -440,5 +443,7 @@ PyMODINIT_FUNC PyInit__sub_pixel_cpu() {
         return nullptr;
     }
 #endif
-    return PyModule_Create(&definition);
+    PyObject *module = PyModule_Create(&definition);
+    if (module && PyModule_AddIntConstant(module, "INTERFACE", INTERFACE) < 0) Py_CLEAR(module);
+    return module;
 }

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from hdm_mmpose.transport import sub_pixel_cpu
 from hdm_mmpose.transport.demanders import dot_demanders
 from hdm_mmpose.transport.sub_pixel import decode_square, read_heatmap
 from hdm_mmpose.transport.suppliers import SUPPLIERS, build_supplier
@@ -139,3 +140,11 @@ def test_half_precision_is_lifted(dtype):
     low, high = (read_heatmap(maps, build_supplier('softplus')) for maps in (heatmap, heatmap.float()))
     assert low.dots.dtype == torch.float32
     assert all(torch.equal(a, b) for a, b in zip(low, high, strict=True))
+
+
+@pytest.mark.parametrize('blur', [0, 2])
+def test_without_compiled_code(blur, monkeypatch):
+    monkeypatch.setattr(sub_pixel_cpu, 'COMPILED', False)
+    heatmap = torch.randn(3, 5, 12, 10, generator=torch.Generator().manual_seed(2))
+    fast, slow = (read(heatmap, build_supplier('softplus'), blur) for read in (sub_pixel_cpu.read_heatmap_cpu, read_heatmap))
+    assert all(torch.equal(a, b) for a, b in zip(fast, slow, strict=True))
