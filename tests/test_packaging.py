@@ -22,6 +22,17 @@ def run(*command: str | Path, cwd: Path, path: str = "") -> str:
     return done.stdout
 
 
+def require_pip() -> None:
+    if find_spec("pip") is None or find_spec("setuptools") is None:
+        pytest.skip("this environment has no pip or no setuptools to build with")
+
+
+def install(source: Path, target: Path) -> None:
+    """``pip install --no-deps`` into a folder of its own, from what is on this machine."""
+    options = ("--no-deps", "--no-build-isolation", "--no-index", "--target", target)
+    run("-m", "pip", "install", *options, source, cwd=target.parent)
+
+
 @pytest.fixture(scope="module")
 def source(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy to build from: setuptools writes into the folder it builds."""
@@ -37,8 +48,7 @@ def source(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def wheel(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    if find_spec("pip") is None or find_spec("setuptools") is None:
-        pytest.skip("this environment has no pip or no setuptools to build a wheel with")
+    require_pip()
     out = tmp_path_factory.mktemp("wheel")
     run("-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "--no-index", "-w", out, source, cwd=out)
     (built,) = out.glob("*.whl")
@@ -81,13 +91,12 @@ def test_info_from_an_unpacked_wheel(unpacked: Path, tmp_path: Path) -> None:
 
 
 def test_installs_without_a_compiler(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    if find_spec("pip") is None or find_spec("setuptools") is None:
-        pytest.skip("this environment has no pip or no setuptools to build a wheel with")
+    require_pip()
     for variable in ("CC", "CXX"):
         monkeypatch.setenv(variable, "false")
     copy, target = tmp_path / "source", tmp_path / "site"
     shutil.copytree(source, copy, ignore=shutil.ignore_patterns("build", "*.egg-info"))
-    run("-m", "pip", "install", "--no-deps", "--no-build-isolation", "--no-index", "--target", target, copy, cwd=tmp_path)
+    install(copy, target)
     assert not [*target.glob("**/*.so")]
     told = run("-m", "hdm_mmpose", cwd=tmp_path, path=str(target)).splitlines()
     assert told[2].startswith("decoding on the CPU: by torch")
@@ -119,11 +128,11 @@ def test_unknown_command_lists_the_known(root: Path, capsys: pytest.CaptureFixtu
 
 def test_install_without_dependencies_then_build_a_config(source: Path, tmp_path: Path) -> None:
     """The one line for an existing MMPose environment, `pip install --no-deps .`, into a folder of its own."""
-    if find_spec("pip") is None or find_spec("mmpose") is None:
-        pytest.skip("needs pip and MMPose")
+    require_pip()
+    if find_spec("mmpose") is None:
+        pytest.skip("needs MMPose")
     target = tmp_path / "site"
-    options = ("--no-deps", "--no-build-isolation", "--no-index", "--target", target)
-    run("-m", "pip", "install", *options, source, cwd=tmp_path)
+    install(source, target)
     assert {path.name for path in target.iterdir()} == {"hdm_mmpose", "hdm_mmpose-0.1.0.dist-info"}
     script = """
 from mmengine.config import Config
