@@ -172,9 +172,18 @@ def test_fingerprint_sees_what_is_learned_and_not_where():
     assert fingerprint(changed) != fingerprint(here.config(run))
 
 
+def stage(**keys):
+    return {'backbones': ['res18-slim'], 'supervisions': ['mse'], 'seeds': [0], 'epochs': 1, **keys}
+
+
 @pytest.mark.parametrize(('change', 'message'), [
     ({'stages': {'s': {'backbones': ['vgg'], 'supervisions': [], 'seeds': [0], 'epochs': 1}}}, "unknown backbone 'vgg'; known"),
     ({'stages': {'s': {'backbones': [], 'supervisions': ['x'], 'seeds': [0], 'epochs': 1}}}, "unknown supervision 'x'"),
+    ({'stages': {'s': stage(reference={'stage': 't', 'supervisions': []})}}, "'reference' of stage 's': unknown stage 't'"),
+    ({'stages': {'s': stage(reference={'stage': 't', 'supervisions': ['udp']}), 't': stage()}}, "unknown supervision 'udp'; known are mse"),
+    ({'stages': {'s': stage(reference={'stage': 't', 'supervisions': ['mse']}), 't': stage(backbones=['hrnet-slim'])}},
+     "'reference' of stage 's': unknown backbone 'res18-slim'"),
+    ({'stages': {'s': stage(reference={'stage': 't', 'supervisions': ['mse']}), 't': stage(epochs=2)}}, "'s' has 1 epochs, .* 't' 2"),
     ({'supervisions': {'mse': {'los': {}}}, 'stages': {}}, "unknown key 'los'"),
     ({'supervisions': {'y': {'like': 'z'}}, 'stages': {}}, "unknown supervision 'z'")])
 def test_unknown_names_are_refused(tmp_path, change, message):
@@ -343,6 +352,19 @@ def test_mean_and_spread():
     assert study_report.spread([0.5, 0.52, 0.54], 'AP') == '52.0 ± 2.0'
     assert study_report.spread([-1.0, 0.5], 'bias_x') == '-0.25 ± 1.06'
     assert study_report.spread([3.25, 3.75], 'mean_error') == '3.50 ± 0.35'
+
+
+def test_a_stage_repeats_what_it_refers_to_and_draws_what_a_plot_can_show(tmp_path):
+    reduced = Study(REDUCED)
+    kept = json.loads((ROOT / 'docs/evidence/study_reduced.json').read_text())
+    records = [record for record in kept if record['stage'] in ('first', 'competitors')]
+    text = study_report.section(reduced, records, tmp_path).split('### competitors')[1]
+    assert 'seeds 0; 9 of 9 runs done' in text and 'The first rows repeat `first`.' in text
+    titles = [line.split(' | ')[0] for line in text.splitlines() if line.startswith('| ')]
+    assert titles[2].startswith('| Gaussian MSE / ') and titles.index('| EMD + CE / blurred mode') < titles.index('| Megvii, kernel 5')
+    drawn = {file.name for file in tmp_path.iterdir()}
+    assert drawn == {f'study_reduced_{name}.png' for name in ('first_res18-slim_pck', 'competitors_res18-slim_changes')}
+    assert drawn == set(part.split(')')[0] for part in study_report.section(reduced, records, tmp_path).split(f'({tmp_path.name}/')[1:])
 
 
 def test_second_seed_of_nothing_comes_before_the_first_of_everything():

@@ -69,6 +69,7 @@ class Study:
         for name, stage in self.stages.items():
             known('backbone', stage['backbones'], self.backbones, f'stage {name!r}')
             known('supervision', stage['supervisions'], self.supervisions, f'stage {name!r}')
+            self._check_reference(name)
         known('stage', self.headline['stages'], self.stages, 'headline')
         known('supervision', [row[0] for row in self.headline['rows']], self.supervisions, 'headline')
 
@@ -83,6 +84,19 @@ class Study:
         known('supervision', [own['like']], supervisions, f"'like' of supervision {name!r}")
         own = dict(own)
         return merge(self._supervision(supervisions, own.pop('like')), own)
+
+    def _check_reference(self, name: str) -> None:
+        """Raises ValueError unless a stage refers to runs that there are, as long and on the same networks as its own."""
+        stage = self.stages[name]
+        if 'reference' not in stage:
+            return
+        reference = stage['reference']
+        known('stage', [reference['stage']], self.stages, f"'reference' of stage {name!r}")
+        other = self.stages[reference['stage']]
+        known('supervision', reference['supervisions'], other['supervisions'], f"'reference' of stage {name!r}")
+        known('backbone', stage['backbones'], other['backbones'], f"'reference' of stage {name!r}")
+        if other['epochs'] != stage['epochs']:
+            raise ValueError(f'stage {name!r} has {stage["epochs"]} epochs, its reference {reference["stage"]!r} {other["epochs"]}')
 
     def runs(self, stages: list[str] | None = None) -> Iterator[Run]:
         """All runs of some stages (all by default), the first seed of everything before the second of anything."""

@@ -24,6 +24,7 @@ COLUMNS = {
     'bias_y': 'bias y'}
 SHARES = [key for key in COLUMNS if key not in ('mean_error', 'median_error', 'bias_x', 'bias_y')]
 CURVE_COLUMNS = {'coco/AP': 'AP', 'coco/AP .75': 'AP75', '0.05/PCK': 'PCK .05', '0.1/PCK': 'PCK .1', '0.2/PCK': 'PCK .2'}
+LINES = 10  # as many as a plot's colours can tell apart
 WATCHED = {'mse': 'loss_mse', 'emd': 'loss_emd'}
 
 
@@ -104,7 +105,7 @@ def section(study: Study, records: list[dict], folder: Path) -> str:
         for backbone in study.stages[stage]['backbones']:
             here = [record for record in records if (record['stage'], record['backbone']) == (stage, backbone)]
             if here:
-                lines += stage_section(study, stage, backbone, here, folder)
+                lines += stage_section(study, stage, backbone, here, references(study, stage, backbone, records), folder)
     return '\n'.join(lines)
 
 
@@ -145,8 +146,15 @@ def conditions(records: list[dict]) -> list[str]:
         f'- runs finished between {min(r["finished"] for r in records)} and {max(r["finished"] for r in records)}']
 
 
-def stage_section(study: Study, stage: str, backbone: str, records: list[dict], folder: Path) -> list[str]:
-    """Tables and plots of a stage on one network."""
+def references(study: Study, stage: str, backbone: str, records: list[dict]) -> list[dict]:
+    """The records of another stage that a stage's tables repeat."""
+    spec = study.stages[stage].get('reference') or {'stage': None, 'supervisions': []}
+    return [record for record in records if (record['stage'], record['backbone']) == (spec['stage'], backbone)
+            and record['supervision'] in spec['supervisions']]
+
+
+def stage_section(study: Study, stage: str, backbone: str, records: list[dict], repeated: list[dict], folder: Path) -> list[str]:
+    """Tables and plots of a stage on one network; the tables begin with the rows repeated from another."""
     wanted = len(study.stages[stage]['supervisions']) * len(study.stages[stage]['seeds'])
     seeds = sorted({record['seed'] for record in records})
     epochs = sorted({record['epochs'] for record in records})
@@ -154,11 +162,12 @@ def stage_section(study: Study, stage: str, backbone: str, records: list[dict], 
         f'### {stage}, {backbone}', '',
         f'{" or ".join(map(str, epochs))} epochs, batch {records[0]["batch_size"]}, seeds {", ".join(map(str, seeds))}; '
         f'{len(records)} of {wanted} runs done. Mean ± standard deviation over seeds where there are several. '
-        'AP, PCK and AUC in percent, errors in pixels of the picture, bias of the joints found (within 0.1 of the box).', '',
-        *main_table(study, records), '', *joint_table(study, records), '']
-    for name, draw in (('pck', draw_pck), ('curves', draw_curves)):
+        'AP, PCK and AUC in percent, errors in pixels of the picture, bias of the joints found (within 0.1 of the box).'
+        + (f' The first rows repeat `{repeated[0]["stage"]}`.' if repeated else ''), '',
+        *main_table(study, repeated + records), '', *joint_table(study, repeated + records), '']
+    for name, draw in (('pck', draw_pck), ('curves', draw_curves), ('changes', draw_changes)):
         file = folder / f'{study.name}_{stage}_{backbone}_{name}.png'
-        if draw(study, records, file):
+        if draw(study, repeated + records, file):
             lines += [f'![{name}]({folder.name}/{file.name})', '']
     return [*lines, *best_epochs(study, records), *correlation_table(study, records)]
 
@@ -268,7 +277,9 @@ def pyplot():
 
 
 def draw_pck(study: Study, records: list[dict], file: Path) -> bool:
-    """PCK over its threshold, mean over seeds, one line per supervision under its first decoder."""
+    """PCK over its threshold, mean over seeds, one line per supervision under its first decoder; False if too many to tell apart."""
+    if len({record['supervision'] for record in records}) > LINES:
+        return False
     plt = pyplot()
     figure, axis = plt.subplots(figsize=(7, 4.5), layout='constrained')
     for name, group in by_supervision(records):
@@ -279,6 +290,34 @@ def draw_pck(study: Study, records: list[dict], file: Path) -> bool:
     axis.set_ylabel('PCK (%)')
     axis.grid(alpha=0.3)
     axis.legend(fontsize=7)
+    figure.savefig(file, dpi=110)
+    plt.close(figure)
+    return True
+
+
+def draw_changes(study: Study, records: list[dict], file: Path) -> bool:
+    """AP and PCK@0.05, a line of dots per supervision under its first decoder, one dot per seed; False if `draw_pck` shows them.
+
+    A band reaches from the lowest to the highest seed of a supervision that has several, in the colour of its dots.
+    """
+    groups = list(by_supervision(records))
+    if len(groups) <= LINES:
+        return False
+    plt = pyplot()
+    figure, axes = plt.subplots(1, 2, figsize=(11, 1 + 0.22 * len(groups)), sharey=True, layout='constrained')
+    for axis, (key, label) in zip(axes, (('AP', 'AP'), ('PCK@0.05', 'PCK@0.05')), strict=True):
+        bands = 0
+        for place, (_, group) in enumerate(groups):
+            values = [100 * next(iter(record['decoders'].values()))[key] for record in group]
+            color = '0.2'
+            if len(values) > 1:
+                color, bands = f'C{bands}', bands + 1
+                axis.axvspan(min(values), max(values), color=color, alpha=0.15, linewidth=0)
+            axis.plot(values, [place] * len(values), 'o', color=color, markersize=4)
+        axis.set_xlabel(f'{label} (%)')
+        axis.grid(alpha=0.3)
+    axes[0].set_yticks(range(len(groups)), [title_of(study, name).split(' (')[0] for name, _ in groups], fontsize=7)
+    axes[0].invert_yaxis()
     figure.savefig(file, dpi=110)
     plt.close(figure)
     return True
