@@ -136,6 +136,16 @@ def test_a_headline_names_what_exists(tmp_path, data):
         Study(tmp_path / 'study.yml')
 
 
+def test_supervisions_that_differ_in_reading_alone_are_one_row_of_the_headline():
+    whole = Study(FULL)
+    assert whole.trains_alike('scores', 'emd_ce') and not whole.trains_alike('tau_1', 'emd_ce')
+    records = [record for record in json.loads((ROOT / 'docs/evidence/study_reduced.json').read_text())
+               if record['stage'] == 'levelled' and record['supervision'] == 'emd_ce']
+    renamed = [{**record, 'supervision': 'scores'} for record in records]
+    reduced = Study(REDUCED)
+    assert records and study_report.headline(reduced, renamed) == study_report.headline(reduced, records)
+
+
 def test_reduced_study_keeps_what_it_does_not_name():
     whole, reduced = Study(FULL), Study(REDUCED)
     assert set(reduced.backbones) == {'res18-slim', 'hrnet-slim'}

@@ -21,6 +21,7 @@ from mmengine.hub import get_config
 SUPERVISION_KEYS = {
     'title', 'like', 'recipe', 'codec', 'loss', 'udp', 'head', 'test_cfg', 'options', 'hooks', 'decoders', 'score_mode',
     'epochs_share', 'start_from'}
+READING_KEYS = {'title', 'decoders', 'score_mode'}
 # What does not change what a run learns, and variables of the config files that stand in the config itself too.
 PLACES = (
     'work_dir', 'experiment_name', 'load_from', 'resume', 'launcher', 'val_evaluator', 'test_evaluator', 'default_hooks',
@@ -127,6 +128,11 @@ class Study:
             before = self.folder(Run(run.stage, run.backbone, supervision['start_from'], run.seed))
             cfg.load_from = str(before / 'weights.pth')
         return cfg
+
+    def trains_alike(self, first: str, second: str) -> bool:
+        """Whether two supervisions differ in nothing but how their heatmaps are read."""
+        one, other = ({key: value for key, value in self.supervisions[name].items() if key not in READING_KEYS} for name in (first, second))
+        return one == other
 
     def decoders(self, run: Run) -> dict[str, dict]:
         """The ways in which a run's heatmaps are read, by name."""

@@ -122,7 +122,8 @@ def headline(study: Study, records: list[dict]) -> str:
         seeds = len({record['seed'] for record in here})
         heads += [f'AP: {backbone}, {here[0]["epochs"]} epochs, {seeds} seed{"s" * (seeds > 1)}', 'PCK@0.05']
         for supervision, decoder in study.headline['rows']:
-            of_row = [record['decoders'][decoder] for record in here if record['supervision'] == supervision]
+            of_row = [record['decoders'][decoder] for record in here
+                      if study.trains_alike(record['supervision'], supervision) and decoder in record['decoders']]
             shown = [spread([each[key] for each in of_row], key) if of_row else '' for key in ('AP', 'PCK@0.05')]
             cells.setdefault((supervision, decoder), []).extend(shown)
     if not used:
