@@ -146,6 +146,13 @@ def test_supervisions_that_differ_in_reading_alone_are_one_row_of_the_headline()
     assert records and study_report.headline(reduced, renamed) == study_report.headline(reduced, records)
 
 
+def test_a_row_of_fewer_seeds_than_its_column_says_so():
+    records = [record for record in json.loads((ROOT / 'docs/evidence/study_reduced.json').read_text())
+               if record['stage'] == 'levelled' and (record['supervision'], record['seed']) != ('udp', 2)]
+    lines = {line.split(' |')[0]: line for line in study_report.headline(Study(REDUCED), records).splitlines()}
+    assert lines['| UDP / UDP'].count(' (2 seeds) |') == 1 and 'seed' not in lines['| EMD + CE / blurred mode']
+
+
 def test_reduced_study_keeps_what_it_does_not_name():
     whole, reduced = Study(FULL), Study(REDUCED)
     assert set(reduced.backbones) == {'res18-slim', 'hrnet-slim'}

@@ -125,6 +125,8 @@ def headline(study: Study, records: list[dict]) -> str:
             of_row = [record['decoders'][decoder] for record in here
                       if study.trains_alike(record['supervision'], supervision) and decoder in record['decoders']]
             shown = [spread([each[key] for each in of_row], key) if of_row else '' for key in ('AP', 'PCK@0.05')]
+            if 0 < len(of_row) < seeds:
+                shown[0] += f' ({len(of_row)} seed{"s" * (len(of_row) > 1)})'
             cells.setdefault((supervision, decoder), []).extend(shown)
     if not used:
         return ''
