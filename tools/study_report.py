@@ -172,6 +172,8 @@ def stage_section(study: Study, stage: str, backbone: str, records: list[dict], 
         file = folder / f'{study.name}_{stage}_{backbone}_{name}.png'
         if draw(study, repeated + records, file):
             lines += [f'![{name}]({folder.name}/{file.name})', '']
+        else:
+            file.unlink(missing_ok=True)  # of a time when there were fewer rows
     return [*lines, *best_epochs(study, records), *correlation_table(study, records)]
 
 
