@@ -60,12 +60,12 @@ def gather(study: Study, folder: Path) -> list[dict]:
     for run in study.runs():
         result = study.folder(run) / 'result.json'
         if result.exists():
-            record = json.loads(result.read_text())
+            record = rounded(json.loads(result.read_text()))  # as kept, so that the report made again from what is kept is the same
             records[name_of(record)] = record
     order = {run.name: place for place, run in enumerate(study.runs())}
     kept = sorted((record for name, record in records.items() if name in order), key=lambda record: order[name_of(record)])
     if kept:
-        file.write_text('[\n' + ',\n'.join(json.dumps(rounded(record)) for record in kept) + '\n]\n')
+        file.write_text('[\n' + ',\n'.join(json.dumps(record) for record in kept) + '\n]\n')
         write_csv(kept, file.with_suffix('.csv'))
     return kept
 
@@ -103,10 +103,14 @@ def section(study: Study, records: list[dict], folder: Path) -> str:
     lines += [*conditions(records), '']
     for stage in study.stages:
         for backbone in study.stages[stage]['backbones']:
-            here = [record for record in records if (record['stage'], record['backbone']) == (stage, backbone)]
+            here = of_stage(records, stage, backbone)
             if here:
                 lines += stage_section(study, stage, backbone, here, references(study, stage, backbone, records), folder)
     return '\n'.join(lines)
+
+
+def of_stage(records: list[dict], stage: str, backbone: str) -> list[dict]:
+    return [record for record in records if (record['stage'], record['backbone']) == (stage, backbone)]
 
 
 def headline(study: Study, records: list[dict]) -> str:
@@ -115,18 +119,18 @@ def headline(study: Study, records: list[dict]) -> str:
     heads, used = [], []
     columns = [(stage, backbone) for stage in study.headline['stages'] for backbone in study.stages[stage]['backbones']]
     for stage, backbone in columns:
-        here = [record for record in records if (record['stage'], record['backbone']) == (stage, backbone)]
+        here = of_stage(records, stage, backbone)
         if not here:
             continue
         used += here
         seeds = len({record['seed'] for record in here})
-        heads += [f'AP: {backbone}, {here[0]["epochs"]} epochs, {seeds} seed{"s" * (seeds > 1)}', 'PCK@0.05']
+        heads += [f'AP: {backbone}, {here[0]["epochs"]} epochs, {seed_count(seeds)}', 'PCK@0.05']
         for supervision, decoder in study.headline['rows']:
             of_row = [record['decoders'][decoder] for record in here
                       if study.trains_alike(record['supervision'], supervision) and decoder in record['decoders']]
             shown = [spread([each[key] for each in of_row], key) if of_row else '' for key in ('AP', 'PCK@0.05')]
             if 0 < len(of_row) < seeds:
-                shown[0] += f' ({len(of_row)} seed{"s" * (len(of_row) > 1)})'
+                shown[0] += f' ({seed_count(len(of_row))})'
             cells.setdefault((supervision, decoder), []).extend(shown)
     if not used:
         return ''
@@ -134,6 +138,10 @@ def headline(study: Study, records: list[dict]) -> str:
              for (name, decoder), shown in cells.items()]
     where = '; '.join(line.removeprefix('- ') for line in conditions(used))
     return '\n'.join([*markdown(['supervision / decoder', *heads], table), '', f'{study.title}, percent; {where}.'])
+
+
+def seed_count(number: int) -> str:
+    return f'{number} seed{"s" * (number > 1)}'
 
 
 def conditions(records: list[dict]) -> list[str]:
@@ -151,26 +159,31 @@ def conditions(records: list[dict]) -> list[str]:
 
 def references(study: Study, stage: str, backbone: str, records: list[dict]) -> list[dict]:
     """The records of another stage that a stage's tables repeat."""
-    spec = study.stages[stage].get('reference') or {'stage': None, 'supervisions': []}
-    return [record for record in records if (record['stage'], record['backbone']) == (spec['stage'], backbone)
-            and record['supervision'] in spec['supervisions']]
+    spec = study.stages[stage].get('reference')
+    if spec is None:
+        return []
+    return [record for record in of_stage(records, spec['stage'], backbone) if record['supervision'] in spec['supervisions']]
 
 
 def stage_section(study: Study, stage: str, backbone: str, records: list[dict], repeated: list[dict], folder: Path) -> list[str]:
     """Tables and plots of a stage on one network; the tables begin with the rows repeated from another."""
-    wanted = len(study.stages[stage]['supervisions']) * len(study.stages[stage]['seeds'])
+    planned = len(study.stages[stage]['supervisions']) * len(study.stages[stage]['seeds'])
     seeds = sorted({record['seed'] for record in records})
     epochs = sorted({record['epochs'] for record in records})
+    shown = repeated + records
     lines = [
         f'### {stage}, {backbone}', '',
         f'{" or ".join(map(str, epochs))} epochs, batch {records[0]["batch_size"]}, seeds {", ".join(map(str, seeds))}; '
-        f'{len(records)} of {wanted} runs done. Mean ± standard deviation over seeds where there are several. '
+        f'{len(records)} of {planned} runs done. Mean ± standard deviation over seeds where there are several. '
         'AP, PCK and AUC in percent, errors in pixels of the picture, bias of the joints found (within 0.1 of the box).'
         + (f' The first rows repeat `{repeated[0]["stage"]}`.' if repeated else ''), '',
-        *main_table(study, repeated + records), '', *joint_table(study, repeated + records), '']
-    for name, draw in (('pck', draw_pck), ('curves', draw_curves), ('changes', draw_changes)):
+        *main_table(study, shown), '', *joint_table(study, shown), '']
+    crowded = len({record['supervision'] for record in shown}) > LINES
+    validated = any(len(record['curve']) > 1 for record in shown)
+    for name, draw, wanted in (('pck', draw_pck, not crowded), ('changes', draw_changes, crowded), ('curves', draw_curves, validated)):
         file = folder / f'{study.name}_{stage}_{backbone}_{name}.png'
-        if draw(study, repeated + records, file):
+        if wanted:
+            draw(study, shown, file)
             lines += [f'![{name}]({folder.name}/{file.name})', '']
         else:
             file.unlink(missing_ok=True)  # of a time when there were fewer rows
@@ -191,6 +204,11 @@ def rows(study: Study, records: list[dict]) -> Iterator[tuple[str, str, list[dic
             metrics = [record['decoders'][decoder] for record in group if decoder in record['decoders']]
             diverged = any(each.get('not_finite', 0) > 0 for each in metrics)
             yield name, title + (' (**diverged to NaN**)' if diverged else ''), group, metrics
+
+
+def own_reading(record: dict) -> dict:
+    """The metrics under the supervision's first decoder."""
+    return next(iter(record['decoders'].values()))
 
 
 def title_of(study: Study, supervision: str) -> str:
@@ -224,12 +242,11 @@ def spread(values: list[float], key: str) -> str:
 def joint_table(study: Study, records: list[dict]) -> list[str]:
     """PCK@0.1 by joint, left and right together, under each supervision's first decoder."""
     joints: dict[str, list[str]] = {}
-    first = next(iter(records[0]['decoders'].values()))
-    for name in first['per_joint']:
+    for name in own_reading(records[0])['per_joint']:
         joints.setdefault(name.removeprefix('left_').removeprefix('right_').replace('_', ' '), []).append(name)
     table = []
     for name, group in by_supervision(records):
-        scores = [next(iter(record['decoders'].values()))['per_joint'] for record in group]
+        scores = [own_reading(record)['per_joint'] for record in group]
         means = [statistics.fmean(score[side] for score in scores for side in sides) for sides in joints.values()]
         table.append([title_of(study, name), *(f'{100 * mean:.1f}' for mean in means)])
     return ['PCK@0.1 by joint:', '', *markdown(['supervision', *joints], table)]
@@ -281,14 +298,12 @@ def pyplot():
     return plt
 
 
-def draw_pck(study: Study, records: list[dict], file: Path) -> bool:
-    """PCK over its threshold, mean over seeds, one line per supervision under its first decoder; False if too many to tell apart."""
-    if len({record['supervision'] for record in records}) > LINES:
-        return False
+def draw_pck(study: Study, records: list[dict], file: Path) -> None:
+    """PCK over its threshold, mean over seeds, one line per supervision under its first decoder."""
     plt = pyplot()
     figure, axis = plt.subplots(figsize=(7, 4.5), layout='constrained')
     for name, group in by_supervision(records):
-        curves = [next(iter(record['decoders'].values()))['pck_curve'] for record in group]
+        curves = [own_reading(record)['pck_curve'] for record in group]
         mean = [100 * statistics.fmean(each) for each in zip(*curves, strict=True)]
         axis.plot(AUC_THRESHOLDS, mean, label=title_of(study, name))
     axis.set_xlabel("threshold (share of the box's longer side)")
@@ -297,42 +312,36 @@ def draw_pck(study: Study, records: list[dict], file: Path) -> bool:
     axis.legend(fontsize=7)
     figure.savefig(file, dpi=110)
     plt.close(figure)
-    return True
 
 
-def draw_changes(study: Study, records: list[dict], file: Path) -> bool:
-    """AP and PCK@0.05, a line of dots per supervision under its first decoder, one dot per seed; False if `draw_pck` shows them.
+def draw_changes(study: Study, records: list[dict], file: Path) -> None:
+    """AP and PCK@0.05 of many supervisions: a line of dots for each under its first decoder, one dot per seed.
 
     A band reaches from the lowest to the highest seed of a supervision that has several, in the colour of its dots.
     """
     groups = list(by_supervision(records))
-    if len(groups) <= LINES:
-        return False
     plt = pyplot()
     figure, axes = plt.subplots(1, 2, figsize=(11, 1 + 0.22 * len(groups)), sharey=True, layout='constrained')
-    for axis, (key, label) in zip(axes, (('AP', 'AP'), ('PCK@0.05', 'PCK@0.05')), strict=True):
+    for axis, key in zip(axes, ('AP', 'PCK@0.05'), strict=True):
         bands = 0
         for place, (_, group) in enumerate(groups):
-            values = [100 * next(iter(record['decoders'].values()))[key] for record in group]
+            values = [100 * own_reading(record)[key] for record in group]
             color = '0.2'
             if len(values) > 1:
                 color, bands = f'C{bands}', bands + 1
                 axis.axvspan(min(values), max(values), color=color, alpha=0.15, linewidth=0)
             axis.plot(values, [place] * len(values), 'o', color=color, markersize=4)
-        axis.set_xlabel(f'{label} (%)')
+        axis.set_xlabel(f'{key} (%)')
         axis.grid(alpha=0.3)
     axes[0].set_yticks(range(len(groups)), [title_of(study, name).split(' (')[0] for name, _ in groups], fontsize=7)
     axes[0].invert_yaxis()
     figure.savefig(file, dpi=110)
     plt.close(figure)
-    return True
 
 
-def draw_curves(study: Study, records: list[dict], file: Path) -> bool:
-    """AP and PCK@0.05 over the epochs; False if no run was validated on the way."""
+def draw_curves(study: Study, records: list[dict], file: Path) -> None:
+    """AP and PCK@0.05 over the epochs."""
     metrics = (('coco/AP', 'AP'), ('0.05/PCK', 'PCK@0.05'))
-    if not any(len(record['curve']) > 1 for record in records):
-        return False
     plt = pyplot()
     figure, axes = plt.subplots(1, 2, figsize=(11, 4.2), layout='constrained')
     for axis, (key, label) in zip(axes, metrics, strict=True):
@@ -348,7 +357,6 @@ def draw_curves(study: Study, records: list[dict], file: Path) -> bool:
     axes[0].legend(fontsize=7)
     figure.savefig(file, dpi=110)
     plt.close(figure)
-    return True
 
 
 def how_to_repeat(studies: list[Study]) -> str:
