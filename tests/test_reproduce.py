@@ -528,9 +528,10 @@ def test_a_reader_that_leaves_is_no_fault():
     assert done.stdout.startswith('# Heatmap Distribution Matching') and not done.stderr
 
 
-def test_a_report_that_cannot_be_written_is_no_traceback(tmp_path):
-    told = cli('report', '--markdown', tmp_path / 'nowhere' / 'report.md', code=2)
-    assert told.startswith('error: ') and 'nowhere' in told
+@pytest.mark.parametrize('form', ['--markdown', '--html', '--metafile'])
+def test_a_report_that_cannot_be_written_is_one_line(form, tmp_path):
+    told = cli('report', form, tmp_path / 'nowhere' / 'report', code=2)
+    assert told.startswith('error: ') and 'nowhere' in told and len(told.splitlines()) == 1
 
 
 def test_empty_cells_stay_empty(rows, tmp_path):
