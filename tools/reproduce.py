@@ -207,12 +207,15 @@ def _status(folder: Path, evaluation: str | None) -> str:
 def write_report(args: argparse.Namespace, known: Manifest) -> int:
     """Write the report."""
     _require_boxes(args, known)
-    pages = (args.markdown, report.markdown), (args.html, report.html_page), (args.metafile, report.metafile)
-    for path, page in pages:
-        if path:
-            path.write_text(page(known, _base(args), args.boxes), encoding='utf-8')
-    if not args.markdown:  # last: a file that cannot be written is said in one line, not below a screen of tables
-        print(report.markdown(known, _base(args), args.boxes))
+    if args.html:
+        args.html.write_text(report.html_page(known, _base(args), args.boxes), encoding='utf-8')
+    if args.metafile:
+        args.metafile.write_text(report.metafile(known, _base(args), args.boxes), encoding='utf-8')
+    text = report.markdown(known, _base(args), args.boxes)
+    if args.markdown:
+        args.markdown.write_text(text, encoding='utf-8')
+    else:  # last: a file that cannot be written is said in one line, not below a screen of tables
+        print(text)
     return 0
 
 
