@@ -73,7 +73,8 @@ def test_on_a_gpu_both_backends_take_part(tool):
 def test_the_scaling_curves(tool, monkeypatch, tmp_path):
     """Drawn, linked from the page as it lies beside the picture, and written as numbers."""
     benchmark, speed = tool('benchmark_transport'), tool('transport_benchmark.speed')
-    scales = {'joints': [dict(batch=1), dict(batch=2)], 'cells': [dict(size=(8, 6)), dict(size=(5, 7))], 'epsilon': [dict(epsilon=0.5)]}
+    scales = {'joints': [dict(batch=1), dict(batch=2)], 'cells': [dict(size=(8, 6)), dict(size=(5, 7))],
+              'epsilon': [dict(epsilon=0.5, default_epsilon=0.5)]}
     monkeypatch.setattr(speed, 'SCALES', scales)
     page, numbers, picture = tmp_path / 'docs' / 'page.md', tmp_path / 'numbers.json', tmp_path / 'docs' / 'images' / 'curves.png'
     page.parent.mkdir()
@@ -121,7 +122,7 @@ def test_the_collapse_table(tool, monkeypatch, tmp_path):
     assert all(check.stuck <= check.still <= 1 and check.empty <= check.still for run in runs for check in run.checks)
     lines = page.read_text().splitlines()
     relu, softplus, default = (next(line for line in lines if line.startswith(f'| {name} ')) for name in ('relu', 'softplus', 'softmax'))
-    assert 'product, saturated, unbiased + 0.5 CE' in default and 'cannot be' in softplus and 'cannot be' not in relu
+    assert 'product, saturated, unbiased, epsilon 0.5 + 0.5 CE' in default and 'cannot be' in softplus and 'cannot be' not in relu
     assert len(json.loads(numbers.read_text())['runs'][0]['checks']) == collapse.CHECKS + 1
 
 
@@ -134,8 +135,8 @@ def test_a_map_whose_mass_is_in_one_wrong_cell_is_still_whatever_the_rule_says(t
     slopes = {(each.options.supplier.name, str(each)): collapse.largest_slope(maps, dots, each).item() for each in collapse.SETTINGS}
     still = {key for key, slope in slopes.items() if slope < collapse.STILL}
     assert still == {
-        ('relu', 'shannon'), ('relu', 'product'), ('softmax', 'product'), ('softmax', 'product, saturated, unbiased')}
-    assert slopes['softmax', 'product, saturated, unbiased + 0.5 CE'] == pytest.approx(10, rel=0.01)
+        ('relu', 'shannon'), ('relu', 'product'), ('softmax', 'product'), ('softmax', 'product, saturated, unbiased, epsilon 0.5')}
+    assert slopes['softmax', 'product, saturated, unbiased, epsilon 0.5 + 0.5 CE'] == pytest.approx(10, rel=0.01)
     below = {each.options.supplier.name for each in collapse.SETTINGS if collapse.largest_slope(-1 - maps, dots, each) < collapse.STILL}
     assert below == {'relu'}
 

@@ -138,7 +138,7 @@ def test_a_headline_names_what_exists(tmp_path, data):
 
 def test_supervisions_that_differ_in_reading_alone_are_one_row_of_the_headline():
     whole = Study(FULL)
-    assert whole.trains_alike('scores', 'emd_ce') and not whole.trains_alike('tau_1', 'emd_ce')
+    assert whole.trains_alike('scores', 'emd_ce') and not whole.trains_alike('tau_4', 'emd_ce')
     records = [record for record in json.loads((ROOT / 'docs/evidence/study_reduced.json').read_text())
                if record['stage'] == 'levelled' and record['supervision'] == 'emd_ce']
     renamed = [{**record, 'supervision': 'scores'} for record in records]
@@ -157,7 +157,7 @@ def test_reduced_study_keeps_what_it_does_not_name():
     whole, reduced = Study(FULL), Study(REDUCED)
     assert set(reduced.backbones) == {'res18-slim', 'hrnet-slim'}
     assert reduced.supervisions['mse']['codec'] == {**whole.supervisions['mse']['codec'], 'sigma': 1}
-    assert reduced.supervisions['emd_ce'] == whole.supervisions['emd_ce']
+    assert reduced.supervisions['dot_mse'] == whole.supervisions['dot_mse']
     cfg = reduced.config(next(reduced.runs()))
     assert tuple(cfg.codec.heatmap_size) == (24, 32)
 
@@ -326,7 +326,7 @@ def test_a_time_of_day_that_has_passed_is_tomorrows(now, until, wanted, monkeypa
 
 def test_a_result_without_weights_is_done_again_only_if_another_run_starts_from_it(tmp_path):
     whole = Study(FULL, work_dir=str(tmp_path))
-    first, second, other = (Run('ablations', 'res18', name, 0) for name in ('dark_half', 'emd_after_mse', 'tau_1'))
+    first, second, other = (Run('ablations', 'res18', name, 0) for name in ('dark_half', 'emd_after_mse', 'tau_4'))
     assert study.start_lacks(whole, first) and not study.start_lacks(whole, other)
     for run in (first, second):
         whole.folder(run).mkdir(parents=True)

@@ -57,6 +57,7 @@ class Setting:
         parts = [options.potential]
         parts += [options.ground_distance.name] if options.ground_distance.name != 'euclidean' else []
         parts += ['unbiased'] if options.unbiased else []
+        parts += [f'epsilon {options.epsilon:g}'] if options.epsilon != EPSILON else []
         return ', '.join(parts) + (f' + {self.cross_entropy:g} CE' if self.cross_entropy else '')
 
     def values(self, maps: Tensor, dots: Tensor) -> Tensor:

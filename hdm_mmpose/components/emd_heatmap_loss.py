@@ -49,7 +49,7 @@ class EMDHeatmapLoss(nn.Module):
         - computed in float32 also inside autocast
 
     Args:
-        epsilon (float): entropic parameter in heatmap cells; ``1 / (lambda g)`` in the paper's letters. Default: 0.25,
+        epsilon (float): entropic parameter in heatmap cells; ``1 / (lambda g)`` in the paper's letters. Default: 0.5,
             unless ``entropic_lambda`` is given.
         potential (str): which gradient, ``'shannon'`` (Eq. 2), ``'product'`` or ``'sharp'``
             (``hdm_mmpose.transport.gradient``).
@@ -59,7 +59,7 @@ class EMDHeatmapLoss(nn.Module):
         num_iters (int): Sinkhorn iterations; ``'newton'`` does not use it.
         unbiased (bool, optional): demander masses whose problem is minimised by the dot itself; they exist for ``'product'``
             and ``subpixel`` only. Default: where they exist.
-        ground_distance (str | dict): ``'euclidean'`` (the paper) or ``'saturated'``, with another ``scale`` than 2 cells as a
+        ground_distance (str | dict): ``'euclidean'`` (the paper) or ``'saturated'``, with another ``scale`` than 1 cell as a
             dict.
         use_target_weight (bool): whether ``target_weights`` counts.
         reduction (str): ``'mean'`` over B x K; ``'sum'`` over K and mean over B (Eq. 5); ``'none'`` gives (B, K).
@@ -219,7 +219,7 @@ def _may_ask(values: Tensor) -> bool:
 
 def _epsilon(epsilon: float | None, entropic_lambda: float | None, cell_size: float | None) -> float:
     if entropic_lambda is None and cell_size is None:
-        return 0.25 if epsilon is None else epsilon
+        return 0.5 if epsilon is None else epsilon
     if epsilon is not None:
         raise ValueError(f'epsilon must be left out when entropic_lambda and cell_size are given, got epsilon = {epsilon!r}')
     if entropic_lambda is None or cell_size is None:

@@ -36,7 +36,7 @@ class Saturated:
     A or B.  Thresholded ground distances: Pele & Werman, "Fast and Robust Earth Mover's Distances", ICCV 2009.
     """
 
-    scale: float = 2.0
+    scale: float = 1.0
     name = 'saturated'
 
     def __post_init__(self) -> None:

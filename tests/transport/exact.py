@@ -16,7 +16,7 @@ from mpmath import mpf
 from hdm_mmpose.transport import TransportProblem
 
 DIGITS = 50
-GROUND = {'euclidean': lambda distance: distance, 'saturated': lambda distance: 2 * (1 - mpmath.exp(-distance / 2))}
+GROUND = {'euclidean': lambda distance: distance, 'saturated': lambda distance: 1 - mpmath.exp(-distance)}
 
 
 class Exact(NamedTuple):

@@ -345,7 +345,7 @@ class TestOptions:
 
     def test_compare(self):
         assert options() == options() != options(0.5)
-        assert options(ground_distance='saturated').ground_distance == Saturated(2.0)
+        assert options(ground_distance='saturated').ground_distance == Saturated(1.0)
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from torch import Tensor
 from hdm_mmpose.transport import EMDOptions, build_ground_distance, build_supplier, cross_entropy, emd
 
 OPTIONS = EMDOptions(
-    epsilon=0.25, potential='product', supplier=build_supplier('softmax'), unbiased=True,
+    epsilon=0.5, potential='product', supplier=build_supplier('softmax'), unbiased=True,
     ground_distance=build_ground_distance('saturated'),
 )
 CROSS_ENTROPY_WEIGHT = 0.5
