@@ -153,7 +153,7 @@ def test_the_default_is_the_transport_cost_without_a_companion():
     logged = run_hook(HOOKS.build({'type': 'ValidationLossHook'}), Answers(heatmaps, codec), people(points, np.ones((2, JOINTS))), 2)
     wanted = EMDHeatmapLoss(cross_entropy_weight=0)(heatmaps, dots)
     assert logged['val/loss_emd'] == pytest.approx(float(wanted), rel=1e-5)
-    assert logged['val/loss_emd'] < 0.5 * float(EMDHeatmapLoss()(heatmaps, dots))
+    assert logged['val/loss_emd'] < 0.3 < 0.6 < float(EMDHeatmapLoss()(heatmaps, dots))
 
 
 @pytest.mark.parametrize('path', sorted((Path(__file__).resolve().parents[2] / 'configs' / 'ablation').glob('*curve*.py')),

@@ -16,7 +16,10 @@ from mpmath import mpf
 from hdm_mmpose.transport import TransportProblem
 
 DIGITS = 50
-GROUND = {'euclidean': lambda distance: distance, 'saturated': lambda distance: 1 - mpmath.exp(-distance)}
+GROUND = {
+    'euclidean': lambda distance, rule: distance,
+    'saturated': lambda distance, rule: rule.scale * (1 - mpmath.exp(-distance / rule.scale)),
+}
 
 
 class Exact(NamedTuple):
@@ -42,7 +45,7 @@ def solve_exactly(problem: TransportProblem) -> Exact:
     width = problem.suppliers.shape[2]
     joints = [
         _solve(tuple(s.flatten().tolist()), tuple(map(tuple, p.tolist())), tuple(m.tolist()), float(problem.epsilon), width,
-               problem.ground_distance.name)
+               problem.ground_distance)
         for s, p, m in zip(problem.suppliers.double(), problem.demanders.position, problem.demanders.mass.double(), strict=True)
     ]
     return Exact(*(np.array(values, dtype=np.float64) for values in zip(*joints, strict=True)))
@@ -56,7 +59,7 @@ def _solve(suppliers, position, mass, epsilon, width, ground):
         total = sum(map(mpf, suppliers))
         supply = [mpf(s) / total for s in suppliers]
         places = [p for p, m in zip(position, mass, strict=True) if m > 0]
-        cost = [[GROUND[ground](mpmath.hypot(n % width - x, n // width - y)) for x, y in places] for n in range(len(supply))]
+        cost = [[GROUND[ground.name](mpmath.hypot(n % width - x, n // width - y), ground) for x, y in places] for n in range(len(supply))]
         epsilon = mpf(epsilon)
         kernel = [[mpmath.exp(-c / epsilon) for c in row] for row in cost]
         b = _newton(supply, demand, kernel, epsilon)

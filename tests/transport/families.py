@@ -6,9 +6,11 @@ import torch
 from torch import Tensor
 
 from hdm_mmpose.transport import TransportProblem, build_ground_distance, dot_demanders
+from hdm_mmpose.transport.ground_distance import Euclidean, GroundDistance, Saturated
 
 EPSILONS = (0.02, 0.05, 0.1, 0.25, 0.5, 1, 4)
-GROUND_DISTANCES = ('euclidean', 'saturated')
+# the scale is named, so that the class default may move without moving what the solvers are held to
+GROUND_DISTANCES = (Euclidean(), Saturated(2.0))
 SIZE = (6, 5)  # H, W
 
 
@@ -90,7 +92,7 @@ def suppliers_of(family: str, dots: Tensor, size: tuple[int, int]) -> Tensor:
 def problem_of(
     family: str,
     epsilon: float,
-    ground_distance: str = 'euclidean',
+    ground_distance: str | GroundDistance = 'euclidean',
     dtype: torch.dtype = torch.float64,
     size: tuple[int, int] = SIZE,
     dots: Tensor | None = None,

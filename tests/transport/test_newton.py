@@ -24,6 +24,7 @@ from hdm_mmpose.transport import (
     solve_sinkhorn,
     supplier_gradient,
 )
+from hdm_mmpose.transport.ground_distance import Saturated
 from hdm_mmpose.transport.newton import newton_step, solve_laplacian
 from hdm_mmpose.transport.semi_dual import SemiDual
 from tests.transport.exact import centred, solve_exactly
@@ -39,7 +40,7 @@ from tests.transport.families import (
     suppliers_of,
 )
 
-TOLERANCE = {torch.float64: 1e-9, torch.float32: 4e-5}
+TOLERANCE = {torch.float64: 1e-9, torch.float32: 2e-5}
 # (general position, one demander of mass 1e-7)
 SOME_DOTS = dots_in(SIZE)[[0, 6]]
 
@@ -57,7 +58,8 @@ def gradients_of(result, potential, suppliers):
 @pytest.mark.parametrize('epsilon', EPSILONS)
 @pytest.mark.parametrize('dtype', [torch.float64, torch.float32], ids=['float64', 'float32'])
 def test_value_potentials_and_gradients_are_exact(family, epsilon, dtype):
-    for ground in GROUND_DISTANCES:
+    # the class default in float64 only: its costs are half as large, float32's rounding is not
+    for ground in (*GROUND_DISTANCES, *([Saturated()] if dtype == torch.float64 else [])):
         problem = problem_of(family, epsilon, ground, dtype, dots=SOME_DOTS)
         result, exact = solve_newton(problem), solve_exactly(problem)
         assert result.converged.all()
