@@ -4,6 +4,8 @@ Importing this package imports nothing else. ``hdm_mmpose.transport`` needs torc
 importing ``hdm_mmpose.components`` registers everything with MMPose.
 """
 
+from __future__ import annotations
+
 from pathlib import Path
 
 __version__ = "0.1.0"

@@ -4,6 +4,8 @@ Each command is one function that adds its own parser and names the function to 
 Without a command, ``info`` runs.
 """
 
+from __future__ import annotations
+
 import argparse
 import sys
 from collections.abc import Sequence

@@ -123,12 +123,12 @@ def size(path: str) -> int | None:
 def visible(person: dict) -> list[tuple[float, float]]:
     """(x, y) of the joints whose visibility is not 0."""
     values = person['keypoints']
-    return [(x, y) for x, y, seen in zip(values[::3], values[1::3], values[2::3], strict=False) if seen]
+    return [(x, y) for x, y, seen in zip(values[::3], values[1::3], values[2::3]) if seen]
 
 
 def finite(joint: tuple[float, float]) -> bool:
     """Whether both coordinates, x and y, are finite numbers."""
-    return all(isinstance(value, int | float) and math.isfinite(value) for value in joint)
+    return all(isinstance(value, (int, float)) and math.isfinite(value) for value in joint)
 
 
 def inside(joint: tuple[float, float], image: dict) -> bool:

@@ -150,9 +150,9 @@ def rule_parts(recipe: Recipe) -> Iterator[Finding]:
 def written_losses(head: Head) -> Iterator[Part]:
     """The losses of a head, those of a wrapper one by one."""
     where, written = f'{head.where}.loss', head.cfg.get('loss')
-    if isinstance(written, dict) and isinstance(written.get('losses'), list | tuple):
+    if isinstance(written, dict) and isinstance(written.get('losses'), (list, tuple)):
         where, written = f'{where}.losses', written['losses']
-    members = {f'{where}[{index}]': each for index, each in enumerate(written)} if isinstance(written, list | tuple) else {where: written}
+    members = {f'{where}[{index}]': each for index, each in enumerate(written)} if isinstance(written, (list, tuple)) else {where: written}
     yield from (Part(place, each) for place, each in members.items() if isinstance(each, dict) and 'type' in each)
 
 
@@ -208,7 +208,7 @@ def rule_dicts(recipe: Recipe) -> Iterator[Finding]:
     for head in recipe.heads:
         for name in ('loss', 'decoder'):
             value = head.cfg.get(name)
-            if value is not None and not isinstance(value, dict | list | tuple):
+            if value is not None and not isinstance(value, (dict, list, tuple)):
                 yield error('not-a-dict', f'{head.where}.{name}', f'{name} must be a dict with `type`, got {value!r}',
                             f"{name}=dict(_delete_=True, type='{value}')")
 
@@ -228,7 +228,7 @@ def wrong_place(head: Head, loss: Loss) -> tuple[str, str] | None:
     wrapper = type_name(written) if isinstance(written, dict) else ''
     if head.type == 'VisPredictHead':
         return 'this loss of VisPredictHead is about visibility, not about heatmaps', 'put it into head.pose_cfg.loss'
-    if head.type in ONE_LOSS_HEADS and isinstance(written, list | tuple):
+    if head.type in ONE_LOSS_HEADS and isinstance(written, (list, tuple)):
         return f'{head.type} takes one loss, not a list of {len(written)}', f"loss=dict(_delete_=True, type='{OUR_LOSS}', ...)"
     if head.type in PAIRED_HEADS:
         if wrapper == 'MultipleLossWrapper' and loss.where.endswith('losses[1]'):
@@ -304,7 +304,7 @@ def rule_supplier(recipe: Recipe) -> Iterator[Finding]:
                 yield warning('stage-supplier', loss.where,
                               f'this stage trains {name_of(loss.supplier)}, the one that is decoded {name_of(last.supplier)}',
                               'one rule for all stages')
-        if head.type in PAIRED_HEADS and not isinstance(last.supplier, Relu | ReluSurrogate):
+        if head.type in PAIRED_HEADS and not isinstance(last.supplier, (Relu, ReluSurrogate)):
             yield error('paired-supplier', last.where,
                         f'{head.type} normalises its maps itself: {name_of(last.supplier)} reads them as nearly uniform',
                         "supplier='relu'")
@@ -332,7 +332,7 @@ def rule_sizes(recipe: Recipe) -> Iterator[Finding]:
                                 'build both from one codec dict')
         for crop in recipe.crops:
             given, wanted = crop.cfg.get('input_size'), decoder.size('input_size')
-            given = tuple(given) if isinstance(given, list | tuple) else given
+            given = tuple(given) if isinstance(given, (list, tuple)) else given
             if given and wanted and given != wanted:
                 yield error('crop-size', crop.where, f'the crop is {given} pixels, the decoder expects {wanted}',
                             f"dict(type='TopdownAffine', input_size={wanted})")
@@ -409,11 +409,11 @@ def rule_targets(recipe: Recipe) -> Iterator[Finding]:
 def training_pipelines(recipe: Recipe) -> Iterator[tuple[str, list]]:
     """Where each is, and its steps; those of data sets inside a wrapper and the wrapper's own are one."""
     loader = recipe.cfg.get('train_dataloader') or {}
-    lists = [part.cfg['pipeline'] for part in walk(loader, '') if isinstance(part.cfg.get('pipeline'), list | tuple)]
+    lists = [part.cfg['pipeline'] for part in walk(loader, '') if isinstance(part.cfg.get('pipeline'), (list, tuple))]
     if lists:
         yield 'train_dataloader.dataset.pipeline', [step for steps in lists for step in steps]
     for hook in recipe.hooks:
-        if isinstance(hook.cfg.get('switch_pipeline'), list | tuple):
+        if isinstance(hook.cfg.get('switch_pipeline'), (list, tuple)):
             yield f'{hook.where}.switch_pipeline', list(hook.cfg['switch_pipeline'])
 
 
@@ -634,7 +634,7 @@ def summary(codec: Codec) -> str:
 
 def is_number(value: Any) -> bool:
     """Whether a value of a config is a number, which True and False are not."""
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def stride_of(codec: Codec | None) -> float | None:

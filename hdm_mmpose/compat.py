@@ -6,6 +6,8 @@ calls ``apply()``, which through ``custom_imports`` happens while the config is 
 before a process group is made.
 """
 
+from __future__ import annotations
+
 import functools
 import pickle
 import warnings
@@ -32,7 +34,7 @@ def apply() -> None:
 # torch >= 2.6 cannot reload MMEngine's own checkpoints
 
 
-@functools.cache
+@functools.lru_cache(maxsize=None)
 def allow_mmengine_checkpoints() -> None:
     """Let torch's safe loader read the checkpoints that MMEngine's runner writes.
 
@@ -82,7 +84,7 @@ def _numeric_dtype(code: str, align: bool = False, copy: bool = True) -> np.dtyp
 # MMEngine cannot start several processes on a machine without an accelerator
 
 
-@functools.cache
+@functools.lru_cache(maxsize=None)
 def allow_cpu_process_groups() -> None:
     """Let ``--launcher pytorch``, ``slurm`` and ``mpi`` work where there is no accelerator.
 
@@ -142,7 +144,7 @@ def _wrap_on_cpu(init: Callable) -> Callable:
 # A run killed while it saves loses the checkpoint before, too
 
 
-@functools.cache
+@functools.lru_cache(maxsize=None)
 def keep_checkpoint_until_the_next_is_written() -> None:
     """Let ``CheckpointHook`` remove what it no longer keeps after it has written the new checkpoint, not before.
 
@@ -203,7 +205,7 @@ class _RemovesLater:
 # DSNT and debiased IPR turn to NaN as soon as a joint is not annotated
 
 
-@functools.cache
+@functools.lru_cache(maxsize=None)
 def keep_divergence_of_absent_joints_finite() -> None:
     """Let ``JSDiscretLoss`` pass a gradient of 0, not NaN, to maps whose weight is 0.
 

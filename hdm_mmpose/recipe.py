@@ -63,7 +63,7 @@ class Codec(Part):
     def size(self, name: str) -> tuple[int, int] | None:
         """``input_size`` (w, h) or ``heatmap_size`` (W, H), or None if it is not two numbers."""
         value = self.option(name)
-        known = isinstance(value, list | tuple) and len(value) == 2 and all(isinstance(side, Real) for side in value)
+        known = isinstance(value, (list, tuple)) and len(value) == 2 and all(isinstance(side, Real) for side in value)
         return (int(value[0]), int(value[1])) if known else None
 
     @property
@@ -164,7 +164,7 @@ def walk(value: Any, where: str) -> Iterator[Part]:
         yield Part(where, value)
         for key, inner in value.items():
             yield from walk(inner, f'{where}.{key}' if where else str(key))
-    elif isinstance(value, list | tuple):
+    elif isinstance(value, (list, tuple)):
         for index, inner in enumerate(value):
             yield from walk(inner, f'{where}[{index}]')
 
@@ -185,7 +185,7 @@ def read_head(part: Part) -> Head:
 
 def codecs_in(value: Any, where: str) -> list[Codec]:
     """The codec that a value is, or those in a list, which may be nested, with their dotted paths."""
-    if isinstance(value, list | tuple):
+    if isinstance(value, (list, tuple)):
         return [codec for index, inner in enumerate(value) for codec in codecs_in(inner, f'{where}[{index}]')]
     return [Codec(where, value)] if isinstance(value, dict) and 'type' in value else []
 

@@ -1,5 +1,7 @@
 """What all tests share: fixed seeds, a bounded number of threads, and the real pictures if they are there."""
 
+from __future__ import annotations
+
 import os
 import random
 from pathlib import Path

@@ -29,9 +29,9 @@ def coco_options(folder: Path, persons: int = 4) -> dict:
     """
     truth = few_persons(COCO / 'annotations' / 'person_keypoints_val2017.json', folder, persons)
     options = {'train_dataloader.dataset.indices': persons, 'test_evaluator.ann_file': str(truth)}
-    options |= {'val_evaluator.ann_file': str(truth), 'train_dataloader.dataset.data_root': f'{COCO}/'}
+    options.update({'val_evaluator.ann_file': str(truth), 'train_dataloader.dataset.data_root': f'{COCO}/'})
     for loader in ('val_dataloader', 'test_dataloader'):
-        options |= {f'{loader}.dataset.data_root': f'{COCO}/', f'{loader}.dataset.ann_file': str(truth)}
+        options.update({f'{loader}.dataset.data_root': f'{COCO}/', f'{loader}.dataset.ann_file': str(truth)})
         options[f'{loader}.dataset.bbox_file'] = None
     return options
 
@@ -41,7 +41,7 @@ def few_persons(annotations: Path, folder: Path, persons: int) -> Path:
     content = json.loads(annotations.read_text())
     chosen = [each for each in content['annotations'] if each.get('num_keypoints')][:persons]
     images = {each['image_id'] for each in chosen}
-    content |= {'annotations': chosen, 'images': [each for each in content['images'] if each['id'] in images]}
+    content.update({'annotations': chosen, 'images': [each for each in content['images'] if each['id'] in images]})
     path = folder / 'person_keypoints_few.json'
     path.write_text(json.dumps(content))
     return path
@@ -61,7 +61,7 @@ def mpii_options(folder: Path) -> dict:
     savemat(folder / 'head_boxes.mat', {'headboxes_src': corners.transpose(1, 2, 0)})
     options = {}
     for loader in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
-        options |= {f'{loader}.dataset.data_root': f'{MPII}/', f'{loader}.dataset.ann_file': 'test_mpii.json'}
+        options.update({f'{loader}.dataset.data_root': f'{MPII}/', f'{loader}.dataset.ann_file': 'test_mpii.json'})
         options[f'{loader}.dataset.data_prefix.img'] = './'
     for loader in ('val_dataloader', 'test_dataloader'):
         options[f'{loader}.dataset.headbox_file'] = str(folder / 'head_boxes.mat')
@@ -72,7 +72,7 @@ def small_options(batch: int = 2) -> dict:
     """Options that fit a recipe on a CPU: small batches, no worker processes, no backbone to fetch."""
     options = {'model.backbone.init_cfg': None}
     for loader in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
-        options |= {f'{loader}.num_workers': 0, f'{loader}.persistent_workers': False, f'{loader}.batch_size': batch}
+        options.update({f'{loader}.num_workers': 0, f'{loader}.persistent_workers': False, f'{loader}.batch_size': batch})
     return options
 
 

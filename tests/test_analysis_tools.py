@@ -117,7 +117,7 @@ def test_heatmaps_are_drawn_for_the_joints_chosen_by_error(trained, tmp_path):
     assert picture.shape[0] > 600 and picture.std() > 10
     numbers = json.loads((tmp_path / 'heatmaps_improved.json').read_text())
     codec = DotAnnotationCodec((96, 128), (24, 32), alignment='center', supplier='softmax')
-    for each, entry in zip(chosen, numbers, strict=True):
+    for each, entry in zip(chosen, numbers):
         assert [prediction['model'] for prediction in entry['predictions']] == ['Gaussian', 'ours']
         for prediction in each.predictions:
             assert prediction.heatmap.shape == (32, 24)
@@ -126,7 +126,7 @@ def test_heatmaps_are_drawn_for_the_joints_chosen_by_error(trained, tmp_path):
         point = codec.decode(each.predictions[1].heatmap[None])[0][0, 0]
         # stride 4; cell centres lie in the middle of their 4 x 4 pixels in 'center', on their first pixel in MMPose's own
         np.testing.assert_allclose(each.predictions[1].cells[1], (point + 0.5) / 4 - 0.5, atol=1e-3)
-        for prediction, offset in zip(each.predictions, (0, 0.5), strict=True):
+        for prediction, offset in zip(each.predictions, (0, 0.5)):
             truth = (np.array(each.truth) - (left, top)) / (right - left, bottom - top) * (96, 128)
             np.testing.assert_allclose(prediction.cells[0], (truth + offset) / 4 - offset, atol=1e-3)
         place = point / (96, 128) * (right - left, bottom - top) + (left, top)

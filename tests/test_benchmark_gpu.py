@@ -1,5 +1,7 @@
 """tools/benchmark_gpu.sh: which benchmark each stage runs, with what, and where the results go."""
 
+from __future__ import annotations
+
 import importlib
 import os
 import re

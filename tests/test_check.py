@@ -35,7 +35,7 @@ GAUSSIAN = dict(type='MSRAHeatmap', input_size=(96, 128), heatmap_size=(24, 32),
 UDP = dict(type='UDPHeatmap', input_size=(96, 128), heatmap_size=(24, 32), sigma=1)
 
 
-@functools.cache
+@functools.lru_cache(maxsize=None)
 def read(path: Path) -> Config:
     return Config.fromfile(path)
 

@@ -1,5 +1,7 @@
 """The faults of the installed stack, with the real MMEngine: its own checkpoints, its own process groups."""
 
+from __future__ import annotations
+
 import logging
 import os
 import pickle

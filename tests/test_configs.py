@@ -44,7 +44,7 @@ def name(path: Path) -> str:
     return path.stem
 
 
-@functools.cache
+@functools.lru_cache(maxsize=None)
 def parsed(path: Path) -> Config:
     return Config.fromfile(path)
 
@@ -64,7 +64,7 @@ def plain(value):
     """A config value without the registry scopes that inheritance adds."""
     if isinstance(value, dict):
         return {key: plain(each) for key, each in value.items() if key != '_scope_'}
-    return [plain(each) for each in value] if isinstance(value, list | tuple) else value
+    return [plain(each) for each in value] if isinstance(value, (list, tuple)) else value
 
 
 def pipelines(config: Config) -> dict[str, list]:
@@ -214,7 +214,7 @@ def test_one_training_step_and_one_evaluation(path, tmp_path):
         config.model.test_cfg.flip_test = False
         train(config, synthetic_batch(config))
         pytest.skip('trained on random pictures; the evaluation needs real ones, which are absent')
-    config.merge_from_dict(small_options() | (mpii_options(tmp_path) if is_mpii else coco_options(tmp_path)))
+    config.merge_from_dict({**small_options(), **(mpii_options(tmp_path) if is_mpii else coco_options(tmp_path))})
     dataset = DATASETS.build(config.train_dataloader.dataset)
     model = train(config, pseudo_collate([dataset[0], dataset[1]]))
     metrics = evaluate(config, model)

@@ -103,7 +103,7 @@ def test_split_and_box_rule_are_those_of_the_data():
         real = json.loads((REAL / 'annotations' / f'{part}.json').read_text())
         assert [image['id'] for image in real['images']] == numbers
         assert real['categories'][0]['keypoints'] == list(convert_lspet.CROWDPOSE_JOINTS)
-        for image, person in zip(real['images'], real['annotations'], strict=True):
+        for image, person in zip(real['images'], real['annotations']):
             keypoints = np.reshape(person['keypoints'], (14, 3))
             left, top, right, bottom = convert_lspet.box(keypoints[keypoints[:, 2] > 0, :2], (image['width'], image['height']))
             np.testing.assert_allclose(person['bbox'], [left, top, right - left, bottom - top], atol=0.011)

@@ -177,7 +177,7 @@ def _shell_complaints(script: Path, words: list[str]) -> list[str]:
     return found if os.access(script, os.X_OK) else [f'{script.name} cannot be executed', *found]
 
 
-@functools.cache
+@functools.lru_cache(maxsize=None)
 def help_of(*words: str) -> str:
     """What a tool, or one command of it, says of its options."""
     environment = {**os.environ, 'PYTHONPATH': str(ROOT), 'PYTHONWARNINGS': 'ignore'}

@@ -1,5 +1,7 @@
 """tools/draw_how_it_works.py: what the README's picture shows is what the package computes."""
 
+from __future__ import annotations
+
 import sys
 from pathlib import Path
 
@@ -29,7 +31,7 @@ def test_plan_moves_the_map_to_the_dot(story: tool.Story) -> None:
     torch.testing.assert_close(story.plan.sum((1, 2)), story.mass)
     torch.testing.assert_close(story.mass @ story.position, torch.tensor(tool.DOT, dtype=torch.float64))
     moved = sum(float((plan * torch.cdist(cells(), place[None])[:, 0].view(HEIGHT, WIDTH)).sum())
-                for plan, place in zip(story.plan, story.position, strict=True))
+                for plan, place in zip(story.plan, story.position))
     assert story.cost == pytest.approx(moved)
 
 
@@ -44,7 +46,7 @@ def test_titles_tell_the_truth(story: tool.Story) -> None:
     near = distance().round()
     means = torch.stack([story.emd_step[near == ring].mean() for ring in near.unique()])
     assert (means.diff() < 0).all()
-    halfway = [round((dot + blob) / 2) for dot, blob in zip(tool.DOT, tool.BLOB, strict=True)]
+    halfway = [round((dot + blob) / 2) for dot, blob in zip(tool.DOT, tool.BLOB)]
     between = float(story.mse_step[halfway[1], halfway[0]].abs() / story.mse_step.abs().max())
     assert between < 0.05
     assert story.mse_step[round(tool.BLOB[1]), round(tool.BLOB[0])] < 0 < story.mse_step[round(tool.DOT[1]), round(tool.DOT[0])]

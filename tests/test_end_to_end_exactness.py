@@ -51,7 +51,7 @@ def run(alignment, use_udp, *extra):
     return [process(dict(img=picture, img_shape=PICTURE[::-1], bbox=box[None].copy(), bbox_score=np.ones(1, np.float32),
                          keypoints=point[None].copy(), keypoints_visible=np.ones((1, K), np.float32),
                          flip_indices=FLIP_INDICES, dataset_keypoint_weights=np.ones(K, np.float32)))['data_samples']
-            for box, point in zip(boxes, points, strict=True)]
+            for box, point in zip(boxes, points)]
 
 
 run_val_pipeline = functools.lru_cache(maxsize=3)(run)

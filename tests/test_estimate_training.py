@@ -42,7 +42,7 @@ def test_cost_of_a_real_network_is_that_of_its_convolutions():
         counted.append(2 * cells * layer.weight.numel())
 
     for layer in model.modules():
-        if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
+        if isinstance(layer, (nn.Conv2d, nn.ConvTranspose2d)):
             layer.register_forward_hook(hook)
     width, height = config.codec.input_size
     picture = next(model.parameters()).new_zeros(1, 3, height, width)

@@ -1,5 +1,7 @@
 """tools/export_onnx.py: one graph from crop to keypoints that says what PyTorch says, for any batch size."""
 
+from __future__ import annotations
+
 import sys
 from pathlib import Path
 

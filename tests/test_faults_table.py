@@ -1,5 +1,7 @@
 """tools/faults_table.py makes its table of a recorded run."""
 
+from __future__ import annotations
+
 import sys
 from pathlib import Path
 

@@ -55,7 +55,7 @@ def test_topdown_on_boxes(trained: tuple[str, str, Path]) -> None:
     boxes = np.array([[10, 10, 120, 170], [60.5, 20, 200, 180]], np.float32)
     results = inference_topdown(model, str(pictures(folder)[0]), boxes)
     assert len(results) == 2
-    for result, (left, top, right, bottom) in zip(results, boxes, strict=True):
+    for result, (left, top, right, bottom) in zip(results, boxes):
         points = result.pred_instances.keypoints[0]
         assert points.shape == (17, 2) and np.isfinite(points).all()
         center, size = np.array([left + right, top + bottom]) / 2, max(right - left, bottom - top)
@@ -101,7 +101,7 @@ def test_photographs(inferencer: MMPoseInferencer, shared_data: Path, tmp_path: 
     folder = shared_data / 'coco_sample'
     said = list(inferencer(str(folder), vis_out_dir=str(tmp_path)))
     assert len(said) == len(pictures(folder)) > 0
-    for path, each in zip(pictures(folder), said, strict=True):
+    for path, each in zip(pictures(folder), said):
         picture, drawn = cv2.imread(str(path)), cv2.imread(str(tmp_path / path.name))
         assert drawn.shape == picture.shape and (drawn != picture).any()
         check(each['predictions'][0], picture.shape)

@@ -1,5 +1,7 @@
 """tools/install.sh with a Python that only pretends: order of the steps, repeats, interrupts, what it says."""
 
+from __future__ import annotations
+
 import os
 import shutil
 import signal

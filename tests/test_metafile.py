@@ -25,7 +25,7 @@ def wanted() -> dict[str, dict]:
     """What the manifest says of each of our configs in configs/coco and configs/mpii."""
     models = {}
     for row in manifest.load(ROOT / 'configs' / 'manifest.yml').rows.values():
-        folder, _, name = (row.config or '').removeprefix('configs/').partition('/')
+        folder, _, name = (row.config or '').replace('configs/', '', 1).partition('/')
         if folder in DATA and '_hdm' in name and row.kind in ('ours', 'beyond'):
             models[row.config] = {
                 'Name': Path(name).stem, 'In Collection': COLLECTION, 'Config': row.config,

@@ -1,5 +1,7 @@
 """Where results come from: the commit that tools write beside their numbers, and the checkpoint they take."""
 
+from __future__ import annotations
+
 import os
 import subprocess
 import sys

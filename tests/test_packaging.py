@@ -1,5 +1,7 @@
 """The wheel carries the configs, works outside the checkout, and drags no environment anywhere."""
 
+from __future__ import annotations
+
 import os
 import shutil
 import subprocess
@@ -148,7 +150,7 @@ model = MODELS.build(cfg.model)
 print(hdm_mmpose.__file__, type(model.head.loss_module).__name__, type(model.head.decoder).__name__)
 """
     file, loss, decoder = run("-c", script, cwd=tmp_path, path=str(target)).split()[-3:]
-    assert Path(file).is_relative_to(target)
+    assert target in Path(file).parents
     assert (loss, decoder) == ("EMDHeatmapLoss", "DotAnnotationCodec")
 
 

@@ -26,7 +26,7 @@ MPII_CONFIG = REPOSITORY / 'configs' / 'mpii' / 'td-hm_hrnet-w32_hdm-8xb64-210e_
 
 def launch(tool: str, *words: object, folder: Path) -> str:
     """Run a launcher from another directory; returns what it printed."""
-    environment = os.environ | {'OMP_NUM_THREADS': '1'}
+    environment = {**os.environ, 'OMP_NUM_THREADS': '1'}
     command = [sys.executable, str(REPOSITORY / 'tools' / tool), *map(str, words)]
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
     output = done.stdout + done.stderr
@@ -41,9 +41,9 @@ def schedule(epochs: int) -> dict:
 def train_and_resume(config: Path, folder: Path, options: dict) -> Path:
     """Two epochs in two runs; returns the work directory."""
     work_dir = folder / 'run'
-    launch('train.py', config, '--work-dir', work_dir, *arguments(options | schedule(1)), folder=folder)
+    launch('train.py', config, '--work-dir', work_dir, *arguments({**options, **schedule(1)}), folder=folder)
     assert (work_dir / 'epoch_1.pth').exists()
-    output = launch('train.py', config, '--work-dir', work_dir, '--resume', *arguments(options | schedule(2)), folder=folder)
+    output = launch('train.py', config, '--work-dir', work_dir, '--resume', *arguments({**options, **schedule(2)}), folder=folder)
     assert 'resumed epoch: 1' in output
     assert (work_dir / 'epoch_2.pth').exists()
     assert (work_dir / 'last_checkpoint').read_text().endswith('epoch_2.pth')
@@ -52,8 +52,8 @@ def train_and_resume(config: Path, folder: Path, options: dict) -> Path:
 
 @needs_mpii
 def test_mpii_recipe_trains_resumes_evaluates_and_draws(tmp_path):
-    options = small_options(batch=1) | mpii_options(tmp_path) | {'train_dataloader.dataset.indices': 2}
-    work_dir = train_and_resume(MPII_CONFIG, tmp_path, options | {'val_dataloader.dataset.indices': 1})
+    options = {**small_options(batch=1), **mpii_options(tmp_path), 'train_dataloader.dataset.indices': 2}
+    work_dir = train_and_resume(MPII_CONFIG, tmp_path, {**options, 'val_dataloader.dataset.indices': 1})
     out, pictures = tmp_path / 'metrics.json', tmp_path / 'pictures'
     flags = ['--work-dir', tmp_path / 'test', '--out', out, '--show-dir', pictures]
     launch('test.py', MPII_CONFIG, work_dir / 'epoch_2.pth', *flags, *arguments(options), folder=tmp_path)
@@ -66,7 +66,7 @@ def test_mpii_recipe_trains_resumes_evaluates_and_draws(tmp_path):
 @needs_coco
 @pytest.mark.slow
 def test_coco_recipe_trains_resumes_evaluates_draws_and_writes_the_server_file(tmp_path):
-    options = small_options(batch=1) | coco_options(tmp_path, persons=2)
+    options = {**small_options(batch=1), **coco_options(tmp_path, persons=2)}
     work_dir = train_and_resume(COCO_CONFIG, tmp_path, options)
     out, pictures = tmp_path / 'metrics.json', tmp_path / 'pictures'
     flags = ['--work-dir', tmp_path / 'test', '--out', out, '--show-dir', pictures]
@@ -76,7 +76,7 @@ def test_coco_recipe_trains_resumes_evaluates_draws_and_writes_the_server_file(t
         assert 0 <= metrics[f'coco/{name}'] <= 1
     assert drawn(tmp_path, pictures)
 
-    server = options | {'test_evaluator.format_only': True, 'test_evaluator.outfile_prefix': str(tmp_path / 'server')}
+    server = {**options, 'test_evaluator.format_only': True, 'test_evaluator.outfile_prefix': str(tmp_path / 'server')}
     flags = ['--work-dir', tmp_path / 'format']
     launch('test.py', COCO_CONFIG, work_dir / 'epoch_2.pth', *flags, *arguments(server), folder=tmp_path)
     entries = json.loads((tmp_path / 'server.keypoints.json').read_text())

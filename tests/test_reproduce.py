@@ -110,7 +110,7 @@ def test_every_table_of_the_paper_is_here_row_by_row(rows):
         'table1': 17, 'table2': 20, 'table3': 14, 'table4': 3, 'table5': 4, 'supplement-table1': 3}
     for table, lines in tables.items():
         of_table = [row for row in rows.rows.values() if row.table == table]
-        for row, (labels, figures) in zip(of_table, lines, strict=True):
+        for row, (labels, figures) in zip(of_table, lines):
             assert row.paper == figures, row.id
             # Tables 1 to 3 print venue, backbone and size; the others only a method
             own = (row.method, row.venue, row.backbone, row.input) if len(labels) > 1 else (row.method.replace(' (', '('),)
@@ -156,7 +156,7 @@ def test_list_shows_every_row(rows):
 ])
 def test_a_manifest_that_does_not_fit_is_refused(tmp_path, change, message):
     with pytest.raises(ValueError, match=message):
-        small_manifest(tmp_path, [{'id': 'a'} | change])
+        small_manifest(tmp_path, [{'id': 'a', **change}])
 
 
 @pytest.mark.parametrize(('text', 'message'), [
@@ -185,7 +185,7 @@ def small_manifest(folder: Path, entries: list[dict], table: str = 'val') -> man
         'val': {'where': '', 'title': '', 'columns': ['AP', 'AP50', 'AP75', 'APM', 'APL', 'AR'], 'evaluation': 'coco-val'},
         'figures': {'where': 'Figures', 'title': '', 'columns': [], 'evaluation': None}}
     common = {'table': table, 'kind': 'ours', 'method': 'some', 'config': 'configs/some.py', 'launch': {'gpus': 8, 'batch': 4}}
-    content['rows'] = [common | entry for entry in entries]
+    content['rows'] = [{**common, **entry} for entry in entries]
     path = folder / 'manifest.yml'
     path.write_text(yaml.safe_dump(content))
     return manifest.load(path, folder)
@@ -416,7 +416,7 @@ def test_a_row_whose_process_vanished_is_interrupted_and_continues(tmp_path, fak
     folder = tmp_path / 'work' / 'one' / 'seed-0'
     gone = subprocess.Popen([sys.executable, '-c', ''])
     gone.wait()
-    state.write(folder, {'train': state.started(['x'], folder / 'train.log') | {'pid': gone.pid}})
+    state.write(folder, {'train': {**state.started(['x'], folder / 'train.log'), 'pid': gone.pid}})
     (folder / 'epoch_1.pth').write_text('')
     assert state.read(folder)['train']['status'] == 'interrupted'
     assert not run_rows(known, tmp_path / 'work', 'one')
@@ -428,7 +428,7 @@ def test_a_row_whose_process_vanished_is_interrupted_and_continues(tmp_path, fak
 def test_a_row_that_runs_elsewhere_is_left_alone(tmp_path, fake_tools):
     known = small_manifest(tmp_path, [{'id': 'one', 'config': 'configs/one.py'}])
     folder = tmp_path / 'work' / 'one' / 'seed-0'
-    state.write(folder, {'train': state.started(['x'], folder / 'train.log') | {'pid': os.getpid()}})
+    state.write(folder, {'train': {**state.started(['x'], folder / 'train.log'), 'pid': os.getpid()}})
     failures = run_rows(known, tmp_path / 'work', 'one')
     assert f'running already, process {os.getpid()}' in failures['one seed 0']
     assert not run_rows(known, tmp_path / 'work', 'one', take_over=True)
@@ -486,7 +486,7 @@ def measured(tmp_path, rows):
     def finish(row: str, seed: int, figures: list[float], changes: list[str] | None = None) -> None:
         columns = rows.tables[rows.rows[row].table].columns
         name = 'mpii-val' if row.startswith('table3') else 'coco-val-ap56'
-        evaluation = {'status': 'done', 'metrics': dict(zip(columns, figures, strict=True))}
+        evaluation = {'status': 'done', 'metrics': dict(zip(columns, figures))}
         folder = state.work_dir(tmp_path, rows.rows[row], seed)
         train = {'status': 'done', 'hardware': ['8 x Abacus'], 'commit': ['abc123'], 'changes': changes or []}
         state.write(folder, {'train': train, 'evaluations': {name: evaluation}})
@@ -654,7 +654,7 @@ def test_check_names_backbones_and_packages(tmp_path, monkeypatch, rows):
 
 
 def entry(**changes) -> dict:
-    return {'image_id': 7, 'category_id': 1, 'keypoints': [1.5] * 51, 'score': 0.5, 'bbox': [0, 0, 1, 1]} | changes
+    return {'image_id': 7, 'category_id': 1, 'keypoints': [1.5] * 51, 'score': 0.5, 'bbox': [0, 0, 1, 1], **changes}
 
 
 def test_server_zip_holds_the_json_the_server_takes(tmp_path):

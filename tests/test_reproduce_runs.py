@@ -37,7 +37,7 @@ test_evaluator = dict(_delete_=True, type='CocoMetric', ann_file='data/coco/anno
 
 def reproduce(root: Path, *words: object, code: int = 0) -> str:
     command = [sys.executable, TOOL, '--root', root, '--manifest', root / 'manifest.yml', *words]
-    environment = os.environ | {'OMP_NUM_THREADS': '1', 'CUDA_VISIBLE_DEVICES': ''}
+    environment = {**os.environ, 'OMP_NUM_THREADS': '1', 'CUDA_VISIBLE_DEVICES': ''}
     done = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False, env=environment)
     assert done.returncode == code, done.stdout + done.stderr + logs(root)
     return done.stdout + done.stderr
@@ -50,7 +50,7 @@ def logs(root: Path) -> str:
 def write_manifest(root: Path, rows: list[dict]) -> None:
     content = yaml.safe_load((REPOSITORY / 'configs' / 'manifest.yml').read_text())
     common = {'kind': 'ours', 'method': 'some', 'launch': {'gpus': 1, 'batch': 2}, 'paper': [50.0] * 6}
-    content['rows'] = [common | row for row in rows]
+    content['rows'] = [{**common, **row} for row in rows]
     (root / 'manifest.yml').write_text(yaml.safe_dump(content))
 
 
@@ -115,7 +115,7 @@ def test_a_killed_row_continues_a_failing_one_is_reported_and_the_rest_runs(coco
 def kill_after_first_epoch(root: Path, folder: Path) -> None:
     """Start a row and kill its training, without warning, when the first checkpoint is there."""
     command = [sys.executable, TOOL, '--root', root, '--manifest', root / 'manifest.yml', 'run', 'good', '--gpus', 0]
-    environment = os.environ | {'OMP_NUM_THREADS': '1', 'CUDA_VISIBLE_DEVICES': ''}
+    environment = {**os.environ, 'OMP_NUM_THREADS': '1', 'CUDA_VISIBLE_DEVICES': ''}
     process = subprocess.Popen(list(map(str, command)), stdout=subprocess.DEVNULL, env=environment)
     while not (folder / 'last_checkpoint').exists():
         assert process.poll() is None, logs(root)

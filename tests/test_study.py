@@ -124,14 +124,14 @@ def test_the_readmes_table_is_that_of_the_kept_records():
     studies = [Study(path) for path in (FULL, REDUCED)]
     records = [json.loads(file.read_text()) if file.exists() else []
                for file in (ROOT / 'docs/evidence' / f'{each.name}.json' for each in studies)]
-    shown, table = next((each, table) for each, found in zip(studies, records, strict=True)
+    shown, table = next((each, table) for each, found in zip(studies, records)
                         if (table := study_report.headline(each, found)))
     assert table.count('\n| ') == 1 + len(shown.headline['rows'])
     assert table.strip() in (ROOT / 'README.md').read_text()
 
 
 def test_a_headline_names_what_exists(tmp_path, data):
-    spec = yaml.safe_load(small_study(tmp_path, data).read_text()) | {'headline': {'stages': ['nowhere'], 'rows': []}}
+    spec = {**yaml.safe_load(small_study(tmp_path, data).read_text()), 'headline': {'stages': ['nowhere'], 'rows': []}}
     (tmp_path / 'study.yml').write_text(yaml.safe_dump(spec))
     with pytest.raises(ValueError, match="headline: unknown stage 'nowhere'"):
         Study(tmp_path / 'study.yml')

@@ -151,7 +151,7 @@ def without_scope(value):
     """A config value without the registry scopes that inheritance adds."""
     if isinstance(value, dict):
         return {key: without_scope(each) for key, each in value.items() if key != '_scope_'}
-    return [without_scope(each) for each in value] if isinstance(value, list | tuple) else value
+    return [without_scope(each) for each in value] if isinstance(value, (list, tuple)) else value
 
 
 def test_readme_block_on_a_stock_recipe(tmp_path: Path) -> None:
@@ -254,6 +254,6 @@ def test_gaussian_maps() -> None:
     lines = [f'| {name} | ' + ' | '.join(f'{error:.3f}' for error in errors) + ' |' for name, errors in table.items()]
     print('\n'.join(lines))
     quarter, _, blurred, square = table.values()
-    assert all(new < 0.2 * old for new, old in zip(blurred, quarter, strict=True))
+    assert all(new < 0.2 * old for new, old in zip(blurred, quarter))
     assert square[0] > quarter[0]
     assert all(line in SWAP for line in lines), 'the table in docs/swap.md is not what is measured'

@@ -50,7 +50,7 @@ def test_gradient_accumulation_steps_every_second_iteration(data: Path, tmp_path
     runner = Runner.from_cfg(tiny_config(data, tmp_path, optim_wrapper__accumulative_counts=2))
     runner.register_hook(watch)
     runner.train()
-    moved = [not torch.equal(old, new) for old, new in zip(watch.weights, watch.weights[1:], strict=False)]
+    moved = [not torch.equal(old, new) for old, new in zip(watch.weights, watch.weights[1:])]
     assert moved == [index % 2 == 1 for index in range(len(moved))] and len(moved) >= 4
 
 

@@ -51,7 +51,7 @@ def launch(*words: object) -> None:
         free.bind(('127.0.0.1', 0))
         port = free.getsockname()[1]
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ['PATH']])
-    environment = os.environ | {'OMP_NUM_THREADS': '1', 'CUDA_VISIBLE_DEVICES': '', 'PORT': str(port), 'PATH': path}
+    environment = {**os.environ, 'OMP_NUM_THREADS': '1', 'CUDA_VISIBLE_DEVICES': '', 'PORT': str(port), 'PATH': path}
     done = subprocess.run(list(map(str, words)), env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, (done.stdout + done.stderr)[-4000:]
 

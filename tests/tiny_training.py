@@ -43,13 +43,13 @@ def tiny_config(data: Path, work_dir: Path, **options) -> Config:
     run = uuid.uuid4().hex  # MMEngine gives out logger and visualiser by name: another run, another name
     small: dict = {'work_dir': str(work_dir), 'experiment_name': run, 'visualizer.name': run}
     for loader in LOADERS:
-        small |= {f'{loader}.dataset.data_root': f'{data}/', f'{loader}.batch_size': 4, f'{loader}.num_workers': 0,
-                  f'{loader}.persistent_workers': False}
+        small.update({f'{loader}.dataset.data_root': f'{data}/', f'{loader}.batch_size': 4, f'{loader}.num_workers': 0,
+                  f'{loader}.persistent_workers': False})
     for evaluator in ('val_evaluator', 'test_evaluator'):
         small[f'{evaluator}.0.ann_file'] = f'{data}/annotations/person_keypoints_val2017.json'
-    small |= {'train_cfg.max_epochs': 1, 'train_cfg.val_interval': 100, 'model.backbone.base_channels': 8,
-              'model.head.in_channels': 64, 'default_hooks.logger.interval': 1, 'visualizer.vis_backends.0.type': 'LocalVisBackend'}
-    cfg.merge_from_dict(small | {key.replace('__', '.'): value for key, value in options.items()})
+    small.update({'train_cfg.max_epochs': 1, 'train_cfg.val_interval': 100, 'model.backbone.base_channels': 8,
+              'model.head.in_channels': 64, 'default_hooks.logger.interval': 1, 'visualizer.vis_backends.0.type': 'LocalVisBackend'})
+    cfg.merge_from_dict({**small, **{key.replace('__', '.'): value for key, value in options.items()}})
     return cfg
 
 

@@ -5,6 +5,8 @@ scalars, a best checkpoint and a data set whose meta information holds arrays. W
 the checkpoint without ``hdm_mmpose.compat``, and resumes with it.
 """
 
+from __future__ import annotations
+
 import pickle
 import sys
 

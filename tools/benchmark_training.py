@@ -123,7 +123,7 @@ def begin(arguments: argparse.Namespace) -> dict:
 def _conditions_of(record: dict) -> dict:
     """What must be the same for two measurements to stand in one table."""
     where = {name: record['machine'].get(name) for name in ('gpu', 'cpu', 'threads', 'commit', 'seed', 'packages')}
-    return where | {name: record.get(name) for name in ('backends', 'batch', 'turns', 'steps per turn')}
+    return {**where, **{name: record.get(name) for name in ('backends', 'batch', 'turns', 'steps per turn')}}
 
 
 def measure(network: str, keypoints: int, precision: str, arguments: argparse.Namespace) -> list[dict]:
@@ -145,15 +145,15 @@ def measure(network: str, keypoints: int, precision: str, arguments: argparse.Na
     seconds = take_turns([_stepper(model, wrapper, variant) for variant in variants], arguments)
     return [dict(network=network, keypoints=keypoints, precision=precision, batch=arguments.batch, loss=variant.name,
                  accuracy=variant.accuracy, step=summary(own), peak_bytes=_peak(_stepper(model, wrapper, variant), arguments),
-                 throughput_of_mse=summary([base / time for base, time in zip(seconds[int(variant.accuracy)], own, strict=True)]))
-            for variant, own in zip(variants, seconds, strict=True)]
+                 throughput_of_mse=summary([base / time for base, time in zip(seconds[int(variant.accuracy)], own)]))
+            for variant, own in zip(variants, seconds)]
 
 
 def take_turns(steppers: list[Callable[[int], object]], arguments: argparse.Namespace) -> list[list[float]]:
     """Seconds per step of each stepper in each turn."""
     seconds: list[list[float]] = [[] for _ in steppers]
     for turn in range(-WARM_UP, arguments.turns):
-        for own, step in zip(seconds, steppers, strict=True):
+        for own, step in zip(seconds, steppers):
             taken = (_on_gpu if arguments.device == 'cuda' else _on_cpu)(step, arguments.steps)
             if turn >= 0:
                 own.append(taken)
@@ -254,7 +254,7 @@ def _check(loss: nn.Module, batch: dict) -> None:
     wide.options = dataclasses.replace(loss.options, backend='torch')
     found = _value_and_gradient(loss, output, target, weights)
     exact = _value_and_gradient(wide, output.double().cpu(), target.double().cpu(), weights.cpu())
-    for name, got, wanted in zip(('value', 'gradient'), found, exact, strict=True):
+    for name, got, wanted in zip(('value', 'gradient'), found, exact):
         off = ((got.double().cpu() - wanted).abs().max() / wanted.abs().max()).item()
         if not off < ALLOWED:
             raise SystemExit(f'EMD loss, {loss.options.backend}: the {name} is off by {off:.2g} of its size, allowed {ALLOWED:g}: '

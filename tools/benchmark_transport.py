@@ -78,8 +78,8 @@ def _speed(arguments: argparse.Namespace) -> tuple[dict[str, str], dict]:
     everybody = speed.contestants(work, not arguments.no_peers, arguments.iterations)
     results = speed.run(work, everybody, arguments.repeats, arguments.slow_repeats)
     bandwidth = speed.bandwidth_of(work)
-    setting = {key: str(value) if not isinstance(value, int | float | tuple) else value
-               for key, value in dataclasses.asdict(work).items()} | {'supplier': repr(work.supplier)}
+    setting = {**{key: str(value) if not isinstance(value, (int, float, tuple)) else value
+               for key, value in dataclasses.asdict(work).items()}, 'supplier': repr(work.supplier)}
     numbers = {
         'workload': setting, 'heatmap_bytes': work.heatmap_bytes, 'copy_bandwidth': bandwidth,
         'results': {name: dataclasses.asdict(result) for name, result in results.items()},

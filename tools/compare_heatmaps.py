@@ -117,7 +117,7 @@ def collect(models: list, datasets: list, names: set[str]) -> list[Joint]:
         raise SystemExit(f'--joints must be among {sorted(labels.values())}, got {sorted(unknown)}')
     found = []
     for index in range(len(datasets[0])):
-        samples = [predict(model, dataset, index) for model, dataset in zip(models, datasets, strict=True)]
+        samples = [predict(model, dataset, index) for model, dataset in zip(models, datasets)]
         truths = [sample.gt_instances.keypoints[0] for sample in samples]
         if not np.allclose(truths[0], truths[1]):
             raise SystemExit(f'both models must be given the same persons, person {index} differs')
@@ -173,7 +173,7 @@ def overall(found: list[Joint]) -> str:
 def attach_heatmaps(chosen: list[Joint], models: list, datasets: list) -> None:
     """Predict the chosen joints again and keep their heatmaps, (H, W)."""
     for each in chosen:
-        for model, dataset, prediction in zip(models, datasets, each.predictions, strict=True):
+        for model, dataset, prediction in zip(models, datasets, each.predictions):
             heatmap = predict(model, dataset, each.index).pred_fields.heatmaps[each.joint].cpu()
             decoder = getattr(model.head.decoder, 'decoder', model.head.decoder)
             supplier = getattr(decoder, 'supplier', None)
@@ -205,14 +205,14 @@ def draw(chosen: list[Joint], titles: list[str], path: Path, headline: str) -> N
 
     figure, axes = pyplot.subplots(len(chosen), 3, figsize=(11, 4 * len(chosen)), squeeze=False, layout='constrained')
     figure.suptitle(headline.replace('; ', '\n'), fontsize=11)
-    for row, each in zip(axes, chosen, strict=True):
+    for row, each in zip(axes, chosen):
         _draw_person(row[0], each, titles)
-        for axis, title, prediction, mark in zip(row[1:], titles, each.predictions, MARKS, strict=True):
+        for axis, title, prediction, mark in zip(row[1:], titles, each.predictions, MARKS):
             image = axis.imshow(prediction.shown, cmap='magma', interpolation='nearest')
             across, down = prediction.cells[0]
             axis.axvline(across, color='lime', linewidth=0.6)
             axis.axhline(down, color='lime', linewidth=0.6)
-            axis.plot(*prediction.cells[1], linestyle='', markerfacecolor='none', **mark | THIN)
+            axis.plot(*prediction.cells[1], linestyle='', markerfacecolor='none', **{**mark, **THIN})
             figure.colorbar(image, ax=axis, shrink=0.8, label=f'{prediction.unit} per cell')
             place = '({:.1f}, {:.1f})'.format(*prediction.point)
             axis.set_title(f'{title}\n{place}, {prediction.pixels:.1f} px off', fontsize=9)
@@ -231,7 +231,7 @@ def _draw_person(axis, each: Joint, titles: list[str]) -> None:
     axis.set_xlim(max(left, 0), min(right, picture.shape[1] - 1))
     axis.set_ylim(min(bottom, picture.shape[0] - 1), max(top, 0))
     _mark(axis, each.truth, ANNOTATED, 'annotated (lines in the heatmaps)')
-    for title, prediction, mark in zip(titles, each.predictions, MARKS, strict=True):
+    for title, prediction, mark in zip(titles, each.predictions, MARKS):
         _mark(axis, prediction.point, mark, title)
     axis.set_xlabel('pixels of the picture')
     axis.set_title(f'{each.name}, annotated ({each.truth[0]:.1f}, {each.truth[1]:.1f})', fontsize=9)
@@ -239,7 +239,7 @@ def _draw_person(axis, each: Joint, titles: list[str]) -> None:
 
 def _mark(axis, place: tuple[float, ...], mark: dict, label: str) -> None:
     """Draw a mark in white and, thinner, in its colour: seen on every background."""
-    halo = mark | {'color': 'white', 'markeredgewidth': mark['markeredgewidth'] + 2}
+    halo = {**mark, 'color': 'white', 'markeredgewidth': mark['markeredgewidth'] + 2}
     axis.plot(*place, linestyle='', markerfacecolor='none', **halo)
     axis.plot(*place, linestyle='', markerfacecolor='none', label=label, **mark)
 
@@ -249,7 +249,7 @@ def write_numbers(chosen: list[Joint], titles: list[str], path: Path) -> None:
     entries = []
     for each in chosen:
         entry = asdict(each)
-        for title, prediction in zip(titles, entry['predictions'], strict=True):
+        for title, prediction in zip(titles, entry['predictions']):
             prediction.update(model=title)
             del prediction['heatmap'], prediction['shown']
         entries.append(entry)

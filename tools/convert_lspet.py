@@ -11,6 +11,8 @@ The 14 joints are put into CrowdPose's order, so that MMPose's ``CrowdPoseDatase
 annotated joints, an eighth of its size plus 8 pixels wider on each side, cut at the picture's border.
 """
 
+from __future__ import annotations
+
 import argparse
 import json
 import shutil

@@ -165,7 +165,7 @@ def evaluate(run: Run) -> dict:
 def summary(runs: list[Run], metrics: list[dict]) -> list[str]:
     """A table of both models, errors in pixels of the picture over all labelled joints."""
     lines = [f'{"":28}{"AP":>7}{"mean error":>13}{"median":>10}{"< 1 px":>9}{"< 2 px":>9}']
-    for run, values in zip(runs, metrics, strict=True):
+    for run, values in zip(runs, metrics):
         errors = labelled_errors(run)
         lines.append(
             f'{TITLES[run.name]:28}{values["coco/AP"]:7.3f}{values["pixel/EPE"]:10.2f} px{np.median(errors):7.2f} px'

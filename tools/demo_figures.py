@@ -141,7 +141,7 @@ def draw_heatmaps(models: dict[Supervision, Predictions], joint_names: list[str]
     figure, axes = plt.subplots(1, 1 + len(models), figsize=(3.5 * (1 + len(models)), 4.3), layout='constrained')
     figure.suptitle(f'{shown},\n{CHOICE}', fontsize='medium', x=0.02, horizontalalignment='left')
     draw_input(axes[0], first.crop(person), dot, f'Input, dot at ({dot[0]:.2f}, {dot[1]:.2f})')
-    for axis, (supervision, model) in zip(axes[1:], models.items(), strict=True):
+    for axis, (supervision, model) in zip(axes[1:], models.items()):
         lines.append(draw_heatmap(axis, supervision, model, (person, joint)))
     handles, labels = axes[1].get_legend_handles_labels()
     figure.legend(handles, labels, loc='outside lower left', ncols=2, frameon=False)

@@ -105,7 +105,7 @@ def draw_transport(axis, story: Story) -> None:
     """The four cells with their masses; every path in the colour of its cell, as wide as the mass on it."""
     axis.imshow(story.suppliers, cmap='Blues', alpha=0.7)
     largest = float(story.plan.max())
-    for (right, below), colour, plan, mass in zip(story.position.tolist(), COLOURS, story.plan, story.mass, strict=True):
+    for (right, below), colour, plan, mass in zip(story.position.tolist(), COLOURS, story.plan, story.mass):
         for y, x in (plan > SHOWN).nonzero().tolist():
             axis.plot([x, right], [y, below], color=colour, linewidth=0.3 + 3 * float(plan[y, x]) / largest, alpha=0.5)
         axis.fill([right - 0.5, right + 0.5, right + 0.5, right - 0.5], [below - 0.5, below - 0.5, below + 0.5, below + 0.5],

@@ -5,6 +5,8 @@ plug-in is importable without being installed, ``hdm_mmpose.compat`` is applied 
 set that is not there is named before anything is built.
 """
 
+from __future__ import annotations
+
 import importlib.util
 import os
 import sys

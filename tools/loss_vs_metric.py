@@ -34,7 +34,7 @@ def main(argv: list[str] | None = None) -> dict:
     if not len(losses) == len(titles) == len(args.work_dirs):
         raise SystemExit(f'give one loss and one title for each of the {len(args.work_dirs)} work directories')
     panels = {}
-    for folder, loss, title in zip(args.work_dirs, losses, titles, strict=True):
+    for folder, loss, title in zip(args.work_dirs, losses, titles):
         epochs = read_log(folder, f'loss_{loss}', args.metric)
         chosen = {epoch: pair for epoch, pair in epochs.items() if args.first <= epoch <= args.last}
         panels[f'{title}: {loss}'] = {'loss': loss, 'epochs': chosen, **summary(chosen, folder)}
@@ -87,8 +87,8 @@ def summary(epochs: dict[int, tuple[float, float]], folder: Path | str = '') -> 
 
     if len(epochs) < 3:
         raise SystemExit(f'a rank correlation needs at least 3 epochs, {folder} has {len(epochs)} in the chosen range')
-    losses, metrics = zip(*epochs.values(), strict=True)
-    steps = list(zip(losses, losses[1:], metrics, metrics[1:], strict=False))
+    losses, metrics = zip(*epochs.values())
+    steps = list(zip(losses, losses[1:], metrics, metrics[1:]))
     fell = [(after_metric < metric) for loss, after, metric, after_metric in steps if after < loss]
     correlation = float(spearmanr(losses, metrics).statistic)
     return {'spearman': correlation, 'count': len(epochs), 'loss_fell': len(fell), 'metric_fell_with_it': sum(fell)}
@@ -112,8 +112,8 @@ def draw(panels: dict, metric: str, path: Path) -> None:
 
     size = (6 * len(panels), 4.8)
     figure, axes = pyplot.subplots(1, len(panels), figsize=size, squeeze=False, sharey=True, layout='constrained')
-    for axis, letter, (title, panel) in zip(axes[0], 'abcdefgh', panels.items(), strict=False):
-        losses, metrics = zip(*panel['epochs'].values(), strict=True)
+    for axis, letter, (title, panel) in zip(axes[0], 'abcdefgh', panels.items()):
+        losses, metrics = zip(*panel['epochs'].values())
         axis.plot(losses, metrics, color='0.7', linewidth=1, zorder=1)
         points = axis.scatter(losses, metrics, c=list(panel['epochs']), cmap='viridis', s=28, zorder=2)
         axis.set_xlabel(LABELS[panel['loss']])
@@ -128,7 +128,7 @@ def draw(panels: dict, metric: str, path: Path) -> None:
         axis.ticklabel_format(axis='x', useOffset=False)
         figure.colorbar(points, ax=axis, label='epoch', ticks=MaxNLocator(integer=True))
     figure.canvas.draw()  # what lies near what is known only now
-    for axis, panel in zip(axes[0], panels.values(), strict=True):
+    for axis, panel in zip(axes[0], panels.values()):
         for epoch in apart(panel['epochs'], axis.transData.transform):
             axis.annotate(str(epoch), panel['epochs'][epoch], xytext=(4, 4), textcoords='offset points', fontsize=8)
     figure.savefig(path, dpi=150)

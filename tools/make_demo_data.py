@@ -311,7 +311,7 @@ def mark_joints(rng: np.random.Generator, colours: dict, joints: np.ndarray) -> 
     face = {'nose': (70, 70, 190), 'eye': (45, 35, 30), 'ear': 0.7 * np.array(colours['skin'])}
     radii = {'nose': 0.065, 'eye': 0.055, 'ear': 0.075}
     lift = {'shoulder': 0.18, 'elbow': 0.24, 'hip': 0.2, 'knee': 0.2}
-    for number, (joint, name) in enumerate(zip(joints, JOINTS, strict=True)):
+    for number, (joint, name) in enumerate(zip(joints, JOINTS)):
         feature = name.split('_')[-1]
         colour = np.array(face.get(feature) if feature in face else SEAMS[feature]) + rng.normal(0, 22, 3)
         radius, depth = radii.get(feature, 0.085), joint[2] + lift.get(feature, 0.1)
@@ -425,7 +425,7 @@ def make_picture(seed: int, split: int, index: int) -> tuple[np.ndarray, list[di
     if rng.random() < 0.3:
         draw_obstacle(canvas, rng)
     annotations = []
-    for number, (person, silhouette) in enumerate(zip(persons, silhouettes, strict=True)):
+    for number, (person, silhouette) in enumerate(zip(persons, silhouettes)):
         annotations.append(annotate(person.joints, visibility(canvas, person.joints, number), silhouette))
     return expose(canvas.picture(), rng), annotations
 
@@ -488,7 +488,7 @@ def make_data(out: str | Path, train: int, val: int, seed: int) -> bool:
     unfinished = out.with_name(out.name + '.unfinished')
     shutil.rmtree(unfinished, ignore_errors=True)
     progress = ProgressBar(train + val)
-    for split, pictures in zip(SPLITS, (train, val), strict=True):
+    for split, pictures in zip(SPLITS, (train, val)):
         make_split(unfinished, split, pictures, seed, progress)
     print()
     (unfinished / 'manifest.json').write_text(json.dumps(wanted))

@@ -139,7 +139,7 @@ def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     """A Markdown table that is readable as plain text too; the first column is flush left, the others right."""
     cells = [[str(cell) for cell in row] for row in [head, *rows]]
     widths = [max(len(row[i]) for row in cells) for i in range(len(head))]
-    lines = ['| ' + ' | '.join(cell.ljust(w) if i == 0 else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True)))
+    lines = ['| ' + ' | '.join(cell.ljust(w) if i == 0 else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths)))
              + ' |' for row in cells]
     rule = '|' + '|'.join('-' * (w + 2) if i == 0 else '-' * (w + 1) + ':' for i, w in enumerate(widths)) + '|'
     return '\n'.join([lines[0], rule, *lines[1:]])
@@ -190,7 +190,7 @@ def _rounded(value: object) -> object:
         return float(f'{value:.4g}')
     if isinstance(value, dict):
         return {key: _rounded(entry) for key, entry in value.items()}
-    return [_rounded(entry) for entry in value] if isinstance(value, list | tuple) else value
+    return [_rounded(entry) for entry in value] if isinstance(value, (list, tuple)) else value
 
 
 def available(module: str) -> bool:

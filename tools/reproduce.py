@@ -234,7 +234,7 @@ def record(args: argparse.Namespace, known: Manifest) -> int:
     step = known_state.get('evaluations', {}).get(evaluation_name(table.evaluation, ''))
     if not step or step['status'] != state.DONE:
         raise ValueError(f'row {row.id!r} with seed {args.seed} must have been run first, nothing was uploaded')
-    step['metrics'] = dict(zip(table.columns, args.figures, strict=True))
+    step['metrics'] = dict(zip(table.columns, args.figures))
     state.write(folder, known_state)
     return 0
 

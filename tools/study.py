@@ -8,6 +8,8 @@ Every run is a normal MMPose config in a normal work dir. Finished runs are reus
 fails is reported at the end and stops nothing.
 """
 
+from __future__ import annotations
+
 import argparse
 import datetime
 import subprocess
@@ -59,7 +61,7 @@ def run_all(args: argparse.Namespace) -> int:
     for batch in (first, [run for run in runs if run not in first]):  # those that start from another run's weights come last
         with ThreadPoolExecutor(args.jobs) as pool:
             outcomes = list(pool.map(lambda run: launch(study, run, args, deadline), batch))
-        failed += [f'{run.name}: {outcome}' for run, outcome in zip(batch, outcomes, strict=True) if outcome]
+        failed += [f'{run.name}: {outcome}' for run, outcome in zip(batch, outcomes) if outcome]
     print(f'{len(runs) - len(failed)} of {len(runs)} runs are done')
     for line in failed:
         print(f'not done: {line}')

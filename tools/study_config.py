@@ -5,6 +5,8 @@ config with the supervision put in all the places where it belongs: encoder of t
 head, loss, affine transform, flip test. MMEngine dumps the result in the run's work dir.
 """
 
+from __future__ import annotations
+
 import copy
 import functools
 import hashlib
@@ -154,12 +156,12 @@ class Study:
         return cfg
 
 
-@functools.cache
+@functools.lru_cache(maxsize=None)
 def base_config(path: str) -> Config:
     return Config.fromfile(path)
 
 
-@functools.cache
+@functools.lru_cache(maxsize=None)
 def recipe_config(name: str) -> Config:
     return get_config(name)
 

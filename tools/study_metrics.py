@@ -4,6 +4,8 @@ Distances are in pixels of the picture and only annotated joints count. OKS-AP i
 ``CocoMetric``, at more thresholds than that prints.
 """
 
+from __future__ import annotations
+
 import contextlib
 import io
 import json

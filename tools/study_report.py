@@ -5,9 +5,12 @@ the work dirs; ``<study>.csv`` is the same, flat. ``docs/evidence.md`` is genera
 markers, which is written by hand and kept.
 """
 
+from __future__ import annotations
+
 import csv
 import json
 import math
+import re
 import statistics
 from collections.abc import Iterator
 from pathlib import Path
@@ -136,7 +139,7 @@ def headline(study: Study, records: list[dict]) -> str:
         return ''
     table = [[f'{title_of(study, name)} / {study.supervisions[name]["decoders"][decoder]["title"]}', *shown]
              for (name, decoder), shown in cells.items()]
-    where = '; '.join(line.removeprefix('- ') for line in conditions(used))
+    where = '; '.join(re.sub('^- ', '', line) for line in conditions(used))
     return '\n'.join([*markdown(['supervision / decoder', *heads], table), '', f'{study.title}, percent; {where}.'])
 
 
@@ -243,7 +246,7 @@ def joint_table(study: Study, records: list[dict]) -> list[str]:
     """PCK@0.1 by joint, left and right together, under each supervision's first decoder."""
     joints: dict[str, list[str]] = {}
     for name in own_reading(records[0])['per_joint']:
-        joints.setdefault(name.removeprefix('left_').removeprefix('right_').replace('_', ' '), []).append(name)
+        joints.setdefault(re.sub('^(left|right)_', '', name).replace('_', ' '), []).append(name)
     table = []
     for name, group in by_supervision(records):
         scores = [own_reading(record)['per_joint'] for record in group]
@@ -304,7 +307,7 @@ def draw_pck(study: Study, records: list[dict], file: Path) -> None:
     figure, axis = plt.subplots(figsize=(7, 4.5), layout='constrained')
     for name, group in by_supervision(records):
         curves = [own_reading(record)['pck_curve'] for record in group]
-        mean = [100 * statistics.fmean(each) for each in zip(*curves, strict=True)]
+        mean = [100 * statistics.fmean(each) for each in zip(*curves)]
         axis.plot(AUC_THRESHOLDS, mean, label=title_of(study, name))
     axis.set_xlabel("threshold (share of the box's longer side)")
     axis.set_ylabel('PCK (%)')
@@ -322,7 +325,7 @@ def draw_changes(study: Study, records: list[dict], file: Path) -> None:
     groups = list(by_supervision(records))
     plt = pyplot()
     figure, axes = plt.subplots(1, 2, figsize=(11, 1 + 0.22 * len(groups)), sharey=True, layout='constrained')
-    for axis, key in zip(axes, ('AP', 'PCK@0.05'), strict=True):
+    for axis, key in zip(axes, ('AP', 'PCK@0.05')):
         bands = 0
         for place, (_, group) in enumerate(groups):
             values = [100 * own_reading(record)[key] for record in group]
@@ -344,7 +347,7 @@ def draw_curves(study: Study, records: list[dict], file: Path) -> None:
     metrics = (('coco/AP', 'AP'), ('0.05/PCK', 'PCK@0.05'))
     plt = pyplot()
     figure, axes = plt.subplots(1, 2, figsize=(11, 4.2), layout='constrained')
-    for axis, (key, label) in zip(axes, metrics, strict=True):
+    for axis, (key, label) in zip(axes, metrics):
         for color, (name, group) in enumerate(by_supervision(records)):
             for record in group:
                 points = [point for point in record['curve'] if key in point]

@@ -4,6 +4,8 @@ The run's work dir is an ordinary MMEngine work dir. Besides it holds ``weights.
 ``predictions/*.keypoints.json`` (COCO results format, from ``CocoMetric``) and ``result.json``.
 """
 
+from __future__ import annotations
+
 import json
 import platform
 import statistics

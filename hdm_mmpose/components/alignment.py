@@ -63,7 +63,7 @@ class Alignment:
         Args:
             xy: (..., 2) input pixels, x then y; numpy (float64 comes back) or torch (its own dtype comes back).
         """
-        return _affine(xy, *zip(*map(self._cells_per_axis, self.input_size, self.heatmap_size), strict=True))
+        return _affine(xy, *zip(*map(self._cells_per_axis, self.input_size, self.heatmap_size)))
 
     def to_input(self, cells: Array) -> Array:
         """Input pixels of cells, *as MMPose's mapping back to the image expects them* (see the table).
@@ -71,7 +71,7 @@ class Alignment:
         Args:
             cells: (..., 2) heatmap cells, x then y; numpy or torch as for ``to_cells``.
         """
-        return _affine(cells, *zip(*map(self._input_per_axis, self.input_size, self.heatmap_size), strict=True))
+        return _affine(cells, *zip(*map(self._input_per_axis, self.input_size, self.heatmap_size)))
 
     def _cells_per_axis(self, pixels: int, cells: int) -> tuple[float, float]:
         """(factor, offset) from pixels to cells."""

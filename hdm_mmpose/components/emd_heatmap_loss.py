@@ -9,6 +9,7 @@ import torch
 from mmpose.registry import MODELS
 from torch import Tensor, nn
 
+from hdm_mmpose.features import is_compiling
 from hdm_mmpose.transport import EMDOptions, build_ground_distance, build_supplier, cross_entropy, emd
 
 REDUCTIONS = ('mean', 'sum', 'none')
@@ -214,7 +215,7 @@ class EMDHeatmapLoss(nn.Module):
 
 def _may_ask(values: Tensor) -> bool:
     """Whether a look at the values costs nothing."""
-    return values.device.type == 'cpu' and not torch.compiler.is_compiling()
+    return values.device.type == 'cpu' and not is_compiling()
 
 
 def _epsilon(epsilon: float | None, entropic_lambda: float | None, cell_size: float | None) -> float:
@@ -228,7 +229,7 @@ def _epsilon(epsilon: float | None, entropic_lambda: float | None, cell_size: fl
 
 
 def _number(name: str, value: float, least: float | None = None) -> float:
-    fits = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    fits = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
     if not fits or (value <= 0 if least is None else value < least):
         raise ValueError(f'{name} must be a finite number {"> 0" if least is None else f">= {least}"}, got {value!r}')
     return float(value)

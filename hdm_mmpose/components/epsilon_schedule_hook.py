@@ -38,9 +38,9 @@ class EpsilonScheduleHook(Hook):
 
     def __init__(self, start: float, end: float, until: float = 0.75) -> None:
         for name, value in (('start', start), ('end', end)):
-            if not (isinstance(value, int | float) and math.isfinite(value) and value > 0):
+            if not (isinstance(value, (int, float)) and math.isfinite(value) and value > 0):
                 raise ValueError(f'{name} must be a finite number > 0, got {value!r}')
-        if not (isinstance(until, int | float) and 0 < until <= 1):
+        if not (isinstance(until, (int, float)) and 0 < until <= 1):
             raise ValueError(f'until must lie in (0, 1], got {until!r}')
         self.start = start
         self.end = end

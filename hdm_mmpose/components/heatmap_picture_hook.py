@@ -118,7 +118,7 @@ def draw_tiles(pictures: list[np.ndarray], step: LastStep, decoder: SubPixelDeco
     heat = (masses / masses.amax((-2, -1), keepdim=True).clamp(min=1e-12)).amax(1).nan_to_num().numpy()
     reading = read_heatmap(heatmaps, decoder.supplier, decoder.blur)
     dots, read, counts = (each.numpy() for each in (step.dots, reading.dots, step.counts))
-    return [draw_tile(*person, decoder.alignment) for person in zip(pictures, heat, dots, read, counts, strict=True)]
+    return [draw_tile(*person, decoder.alignment) for person in zip(pictures, heat, dots, read, counts)]
 
 
 def draw_tile(
@@ -132,7 +132,7 @@ def draw_tile(
     glow = cv2.applyColorMap((laid * 255).astype(np.uint8), cv2.COLORMAP_INFERNO)
     tile = np.ascontiguousarray(cv2.addWeighted(picture.astype(np.uint8), 0.5, glow, 0.8, 0)[..., ::-1])
     rings, crosses = (np.rint((cells[counts] - origin) / scale).astype(int).tolist() for cells in (dots, read))
-    for ring, cross in zip(rings, crosses, strict=True):
+    for ring, cross in zip(rings, crosses):
         cv2.circle(tile, ring, 3, DOT, 1, cv2.LINE_AA)
         cv2.drawMarker(tile, cross, READ, cv2.MARKER_TILTED_CROSS, 6, 1, cv2.LINE_AA)
     return tile

@@ -73,7 +73,7 @@ class SubPixelDecoder(BaseKeypointCodec):
         if score not in SCORES:
             raise ValueError(f'score must be one of {SCORES}, got {score!r}')
         self.score = score
-        if isinstance(blur, bool) or not isinstance(blur, int | float) or not 0 <= blur < math.inf:
+        if isinstance(blur, bool) or not isinstance(blur, (int, float)) or not 0 <= blur < math.inf:
             raise ValueError(f'blur must be a finite number of heatmap cells >= 0, got {blur!r}')
         self.blur = float(blur)
 

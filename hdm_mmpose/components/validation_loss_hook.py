@@ -117,7 +117,7 @@ def decoded_heatmaps(output: Any) -> Tensor:
     Raises:
         TypeError: there are none.
     """
-    outputs = output if isinstance(output, list | tuple) else [output]
+    outputs = output if isinstance(output, (list, tuple)) else [output]
     maps = [each for each in outputs if isinstance(each, Tensor) and each.dim() == 4]
     if not maps:
         raise TypeError(f'the head must give heatmaps (B, K, H, W) or a list of them, one per stage, got {outline(output)}: '
@@ -127,7 +127,7 @@ def decoded_heatmaps(output: Any) -> Tensor:
 
 def outline(output: Any) -> str:
     """What a head gave, in words: types and shapes."""
-    if isinstance(output, list | tuple):
+    if isinstance(output, (list, tuple)):
         return f'{type(output).__name__} of {", ".join(map(outline, output)) or "nothing"}'
     return str(tuple(output.shape)) if isinstance(output, Tensor) else type(output).__name__
 

@@ -55,7 +55,7 @@ def give_up(error: Exception) -> None:
 _failed: list[str] = []
 
 
-@functools.cache
+@functools.lru_cache(maxsize=None)
 def _import() -> tuple[ModuleType | None, str | None]:
     if _failed:
         return None, f'the kernel failed to start before ({_failed[0]})'
@@ -71,12 +71,12 @@ def _import() -> tuple[ModuleType | None, str | None]:
     return triton_emd, None
 
 
-@functools.cache
+@functools.lru_cache(maxsize=None)
 def _tested(device: torch.device) -> bool:
     return device.type == 'cuda' and torch.cuda.get_device_capability(device) in TESTED_GPUS
 
 
-@functools.cache
+@functools.lru_cache(maxsize=None)
 def _gpu_obstacle(device: torch.device) -> str | None:
     if device.type != 'cuda':
         return (f'heatmaps must be on a CUDA device, got {device}: move them there, or set TRITON_INTERPRET=1 before Triton is '

@@ -12,6 +12,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from hdm_mmpose.features import is_compiling
+
 from .backend import check_backend, give_up, kernel_for
 from .demanders import centroid, dot_demanders, naive_demander, nearest_cell, unbiased_mass
 from .gradient import check_potential, objective, supplier_gradient
@@ -116,7 +118,7 @@ def emd(heatmap: Tensor, dots: Tensor, options: EMDOptions) -> EMDOutput:
     _check_shapes(heatmap, dots)
     # half precision is lifted inside; autocast must not lower anything again
     with torch.autocast(heatmap.device.type, enabled=False):
-        if torch.compiler.is_compiling():
+        if is_compiling():
             cost, *others = emd_operator(heatmap, dots.detach(), options)
             return EMDOutput(cost, *(each.detach() for each in others))
         return EMDOutput(*_EMD.apply(heatmap, dots.detach(), options))

@@ -8,6 +8,7 @@ demanders of one dot never differ by more than ``c(sqrt(2)) <= sqrt(2)``.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Union
 
 import torch
 from torch import Tensor
@@ -40,7 +41,7 @@ class Saturated:
     name = 'saturated'
 
     def __post_init__(self) -> None:
-        if not (isinstance(self.scale, int | float) and 0 < self.scale < float('inf')):
+        if not (isinstance(self.scale, (int, float)) and 0 < self.scale < float('inf')):
             raise ValueError(f'ground_distance: scale must be a positive finite number of heatmap cells, got {self.scale!r}')
 
     def cost(self, distance: Tensor) -> Tensor:
@@ -54,7 +55,7 @@ class Saturated:
         return delta.sign() * torch.exp(nearer / -self.scale) * self.cost(delta.abs())
 
 
-GroundDistance = Euclidean | Saturated
+GroundDistance = Union[Euclidean, Saturated]
 GROUND_DISTANCES: dict[str, type] = {'euclidean': Euclidean, 'saturated': Saturated}
 
 
@@ -64,7 +65,7 @@ def build_ground_distance(spec: str | dict | GroundDistance) -> GroundDistance:
     Raises:
         ValueError: unknown name or option, or a scale that is not positive.
     """
-    if isinstance(spec, Euclidean | Saturated):
+    if isinstance(spec, (Euclidean, Saturated)):
         return spec
     options = {'type': spec} if isinstance(spec, str) else dict(spec) if isinstance(spec, dict) else {}
     name = options.pop('type', None)

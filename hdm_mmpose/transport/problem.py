@@ -87,5 +87,5 @@ class TransportProblem:
 
 def check_epsilon(epsilon: float) -> None:
     """Raises ValueError unless ``epsilon`` is a positive finite number."""
-    if isinstance(epsilon, bool) or not isinstance(epsilon, int | float) or not (0 < epsilon < math.inf):
+    if isinstance(epsilon, bool) or not isinstance(epsilon, (int, float)) or not (0 < epsilon < math.inf):
         raise ValueError(f'epsilon must be a positive finite number of heatmap cells, got {epsilon!r}')

@@ -55,7 +55,7 @@ def read_heatmap_cpu(heatmap: Tensor, rule: SupplierRule, blur: float = 0) -> Re
     reading = Reading(dots=found[:, :2], share=found[:, 2], peak=found[:, 3])
     odd = found[:, 4] == 0
     if odd.any():
-        for values, slow in zip(reading, read_heatmap(maps[odd], rule, blur), strict=True):
+        for values, slow in zip(reading, read_heatmap(maps[odd], rule, blur)):
             values[odd] = slow
     return Reading(*(values.reshape(heatmap.shape[:-2] + values.shape[1:]) for values in reading))
 

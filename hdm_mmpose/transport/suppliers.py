@@ -31,6 +31,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from hdm_mmpose.features import is_compiling
+
 # Below this maximum a map counts as empty: dividing by it would overflow float32 in the gradient.
 EMPTY = 1e-30
 
@@ -94,7 +96,7 @@ class _Supply(torch.autograd.Function):
 
 def refuse_second_derivative(what: str) -> None:
     """Raise in a backward pass that is itself recorded: its second derivative would silently lack a part."""
-    if torch.is_grad_enabled() and not torch.compiler.is_compiling():
+    if torch.is_grad_enabled() and not is_compiling():
         raise RuntimeError(f'{what} has no second derivative here: create_graph must be False in its backward pass, got True')
 
 
@@ -143,7 +145,7 @@ class Sharpened(SupplierRule):
     sharpness: float = 5.0
 
     def __post_init__(self) -> None:
-        if not (isinstance(self.sharpness, int | float) and 0 < self.sharpness < float('inf')):
+        if not (isinstance(self.sharpness, (int, float)) and 0 < self.sharpness < float('inf')):
             raise ValueError(f'supplier {self.name!r}: sharpness must be a positive finite number, got {self.sharpness!r}')
 
 

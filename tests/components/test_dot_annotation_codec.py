@@ -43,7 +43,7 @@ def test_the_maps_hold_the_demanders_of_the_loss(alignment, subpixel):
     demanders = (dot_demanders if subpixel else naive_demander)(torch.from_numpy(cells), (H, W))
     expected = np.zeros((200, H, W))
     for joint in range(200):
-        for (x, y), mass in zip(demanders.position[joint].long(), demanders.mass[joint], strict=True):
+        for (x, y), mass in zip(demanders.position[joint].long(), demanders.mass[joint]):
             expected[joint, y, x] += mass
     np.testing.assert_allclose(heatmaps, expected, atol=1e-6)
     np.testing.assert_allclose(heatmaps.sum((1, 2)), 1, atol=1e-6)

@@ -1,5 +1,7 @@
 """The loss as MMPose users meet it: targets, weights, reductions, and the values behind them."""
 
+from __future__ import annotations
+
 import numpy as np
 import ot
 import pytest
@@ -106,7 +108,7 @@ def test_the_value_does_not_depend_on_the_processes():
         whole = output.clone().requires_grad_()
         loss(whole, target, weights).backward()
         parts = [output[i : i + 2].clone().requires_grad_() for i in (0, 2, 4)]
-        values = [loss(part, target[i : i + 2], weights[i : i + 2]) for part, i in zip(parts, (0, 2, 4), strict=True)]
+        values = [loss(part, target[i : i + 2], weights[i : i + 2]) for part, i in zip(parts, (0, 2, 4))]
         torch.stack(values).mean().backward()
         assert torch.allclose(torch.stack(values).mean(), loss(whole, target, weights), rtol=1e-5)
         assert torch.allclose(torch.cat([part.grad for part in parts]), whole.grad, atol=1e-6)

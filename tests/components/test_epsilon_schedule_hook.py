@@ -27,7 +27,7 @@ def test_few_values_each_of_them_for_many_iterations_in_a_row():
     assert list(dict.fromkeys(values)) == sorted(set(values), reverse=True) == pytest.approx([2 * 20 ** (-k / 4) for k in range(5)])
     assert values[0] == 2.0 and values[-1] == values[750] == 0.1
     steady = [2 * 20 ** -min(iteration / 750, 1) for iteration in range(1000)]
-    assert all(wanted / 20 ** 0.126 <= value <= wanted * 20 ** 0.126 for value, wanted in zip(values, steady, strict=True))
+    assert all(wanted / 20 ** 0.126 <= value <= wanted * 20 ** 0.126 for value, wanted in zip(values, steady))
 
 
 def test_a_compiled_loss_stays_compiled():

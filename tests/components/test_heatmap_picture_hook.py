@@ -1,5 +1,7 @@
 """HeatmapPictureHook: what it draws, and that every backend gets it."""
 
+from __future__ import annotations
+
 from pathlib import Path
 
 import cv2

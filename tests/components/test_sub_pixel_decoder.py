@@ -75,7 +75,7 @@ def test_through_the_stock_head():
     instances = BaseHead.decode(head, heatmaps())
     keypoints, scores = decoder().batch_decode(heatmaps())
     assert len(instances) == B
-    for instance, points, score in zip(instances, keypoints, scores, strict=True):
+    for instance, points, score in zip(instances, keypoints, scores):
         np.testing.assert_array_equal(instance.keypoints, points)
         np.testing.assert_array_equal(instance.keypoint_scores, score)
 
@@ -204,7 +204,7 @@ def test_export(supplier, how):
             warnings.simplefilter('ignore', torch.jit.TracerWarning)
             graph = torch.jit.trace(module, heatmaps())
     other = with_dead_and_broken(torch.cat([heatmaps(1), heatmaps(2)]))
-    for traced, eager in zip(graph(other), module(other), strict=True):
+    for traced, eager in zip(graph(other), module(other)):
         torch.testing.assert_close(traced, eager)
 
 
@@ -220,7 +220,7 @@ def test_onnx(supplier):
     session = onnxruntime.InferenceSession(file.getvalue(), providers=['CPUExecutionProvider'])
     other = torch.cat([heatmaps(1), heatmaps(2)])
     other[0, 0] = -1
-    for exported, eager in zip(session.run(None, {'heatmaps': other.numpy()}), module(other), strict=True):
+    for exported, eager in zip(session.run(None, {'heatmaps': other.numpy()}), module(other)):
         np.testing.assert_allclose(exported, eager, atol=1e-4)
 
 

@@ -1,5 +1,7 @@
 """SupplierAgreementHook: in whatever model the head sits, loss and decoder must read maps alike."""
 
+from __future__ import annotations
+
 from types import SimpleNamespace
 
 import pytest

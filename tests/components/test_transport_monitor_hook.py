@@ -1,5 +1,7 @@
 """TransportMonitorHook: the numbers, when they are measured, and what it leaves behind."""
 
+from __future__ import annotations
+
 from pathlib import Path
 from types import SimpleNamespace
 

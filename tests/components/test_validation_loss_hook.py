@@ -89,7 +89,7 @@ class Answers(torch.nn.Module):
 
 def people(points: np.ndarray, visible: np.ndarray) -> list[dict]:
     found = []
-    for number, (place, seen) in enumerate(zip(points, visible, strict=True)):
+    for number, (place, seen) in enumerate(zip(points, visible)):
         sample = PoseDataSample(metainfo={'number': number})
         sample.gt_instances = InstanceData(transformed_keypoints=place[None], keypoints_visible=seen[None])
         found.append({'inputs': torch.zeros(3, 4, 4), 'data_samples': sample})
@@ -126,7 +126,7 @@ def test_losses_are_means_over_the_joints_that_count(batch):
     hook = HOOKS.build({'type': 'ValidationLossHook', 'emd': emd, 'sigma': 1.5})
     logged = run_hook(hook, model, people(points, visible), batch)
 
-    loss = MODELS.build(emd | {'reduction': 'none'})
+    loss = MODELS.build({**emd, 'reduction': 'none'})
     mse, values = [], []
     for person in range(5):
         for joint in range(JOINTS):

@@ -6,6 +6,8 @@ or ``waiting`` (says so, and sleeps until it is killed). ``best`` and ``improvin
 each iteration, and every validation is better than the one before.
 """
 
+from __future__ import annotations
+
 import copy
 import os
 import signal

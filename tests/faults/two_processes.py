@@ -1,5 +1,7 @@
 """Two processes under torchrun: ``two_processes.py DATA WORK_DIR``; prints what the test looks at."""
 
+from __future__ import annotations
+
 import sys
 from pathlib import Path
 

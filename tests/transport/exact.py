@@ -5,7 +5,7 @@ Nothing of ``hdm_mmpose`` is used.  Newton's method on the dual, a dense elimina
 
 from __future__ import annotations
 
-from functools import cache
+from functools import lru_cache
 from typing import NamedTuple
 
 import mpmath
@@ -46,19 +46,19 @@ def solve_exactly(problem: TransportProblem) -> Exact:
     joints = [
         _solve(tuple(s.flatten().tolist()), tuple(map(tuple, p.tolist())), tuple(m.tolist()), float(problem.epsilon), width,
                problem.ground_distance)
-        for s, p, m in zip(problem.suppliers.double(), problem.demanders.position, problem.demanders.mass.double(), strict=True)
+        for s, p, m in zip(problem.suppliers.double(), problem.demanders.position, problem.demanders.mass.double())
     ]
-    return Exact(*(np.array(values, dtype=np.float64) for values in zip(*joints, strict=True)))
+    return Exact(*(np.array(values, dtype=np.float64) for values in zip(*joints)))
 
 
-@cache
+@lru_cache(maxsize=None)
 def _solve(suppliers, position, mass, epsilon, width, ground):
     with mpmath.workdps(DIGITS):
         masses = [mpf(m) for m in mass if m > 0]
         demand = [m / sum(masses) for m in masses]
         total = sum(map(mpf, suppliers))
         supply = [mpf(s) / total for s in suppliers]
-        places = [p for p, m in zip(position, mass, strict=True) if m > 0]
+        places = [p for p, m in zip(position, mass) if m > 0]
         cost = [[GROUND[ground.name](mpmath.hypot(n % width - x, n // width - y), ground) for x, y in places] for n in range(len(supply))]
         epsilon = mpf(epsilon)
         kernel = [[mpmath.exp(-c / epsilon) for c in row] for row in cost]
@@ -68,19 +68,19 @@ def _solve(suppliers, position, mass, epsilon, width, ground):
 
 def _shares(kernel, b, epsilon):
     weight = [mpmath.exp(value / epsilon) for value in b]
-    rows = [[w * k for w, k in zip(weight, row, strict=True)] for row in kernel]
+    rows = [[w * k for w, k in zip(weight, row)] for row in kernel]
     totals = [sum(row) for row in rows]
-    return [[value / total for value in row] for row, total in zip(rows, totals, strict=True)], totals
+    return [[value / total for value in row] for row, total in zip(rows, totals)], totals
 
 
 def _received(supply, shares):
-    return [sum(s * row[m] for s, row in zip(supply, shares, strict=True)) for m in range(len(shares[0]))]
+    return [sum(s * row[m] for s, row in zip(supply, shares)) for m in range(len(shares[0]))]
 
 
 def _laplacian(supply, shares):
     count = len(shares[0])
     matrix = mpmath.zeros(count)
-    for s, row in zip(supply, shares, strict=True):
+    for s, row in zip(supply, shares):
         if s == 0:
             continue
         for m in range(count):
@@ -107,35 +107,35 @@ def _newton(supply, demand, kernel, epsilon):
     for step in range(400):
         shares, _ = _shares(kernel, b, epsilon)
         received = _received(supply, shares)
-        missing = [d - r for d, r in zip(demand, received, strict=True)]
+        missing = [d - r for d, r in zip(demand, received)]
         if sum(map(abs, missing)) < mpf(10) ** (5 - DIGITS):
             return b
         if step < 4:
-            b = [v + epsilon * mpmath.log(d / r) for v, d, r in zip(b, demand, received, strict=True)]
+            b = [v + epsilon * mpmath.log(d / r) for v, d, r in zip(b, demand, received)]
             continue
         delta = _grounded(_laplacian(supply, shares), missing)
         omega = max(delta) - min(delta)
-        b = [v + epsilon * mpmath.log1p(omega) / omega * d for v, d in zip(b, delta, strict=True)]
+        b = [v + epsilon * mpmath.log1p(omega) / omega * d for v, d in zip(b, delta)]
     raise AssertionError('the exact solution was not found')
 
 
 def _outputs(supply, mass, demand, cost, kernel, epsilon, b):
     shares, totals = _shares(kernel, b, epsilon)
     laplacian = _laplacian(supply, shares)
-    mean_cost = [sum(c * s for c, s in zip(row, share, strict=True)) for row, share in zip(cost, shares, strict=True)]
+    mean_cost = [sum(c * s for c, s in zip(row, share)) for row, share in zip(cost, shares)]
     pulled = [
-        sum(s * share[m] * (row[m] - mean) for s, share, row, mean in zip(supply, shares, cost, mean_cost, strict=True))
+        sum(s * share[m] * (row[m] - mean) for s, share, row, mean in zip(supply, shares, cost, mean_cost))
         for m in range(len(b))
     ]
     u = _grounded(laplacian, pulled)
     product = [-epsilon * mpmath.log(total) for total in totals]
-    sharp = [mean - sum(v * s for v, s in zip(u, share, strict=True)) for mean, share in zip(mean_cost, shares, strict=True)]
-    shannon = [f + epsilon * mpmath.log(s) if s > 0 else mpf(0) for f, s in zip(product, supply, strict=True)]
+    sharp = [mean - sum(v * s for v, s in zip(u, share)) for mean, share in zip(mean_cost, shares)]
+    shannon = [f + epsilon * mpmath.log(s) if s > 0 else mpf(0) for f, s in zip(product, supply)]
     top = b[max(range(len(b)), key=lambda m: demand[m])]
     entries = iter(b)
     return (
-        float(sum(s * mean for s, mean in zip(supply, mean_cost, strict=True))),
-        _centred(product, supply), [v if s > 0 else 0.0 for v, s in zip(_centred(shannon, supply), supply, strict=True)],
+        float(sum(s * mean for s, mean in zip(supply, mean_cost))),
+        _centred(product, supply), [v if s > 0 else 0.0 for v, s in zip(_centred(shannon, supply), supply)],
         _centred(sharp, supply),
         [float(next(entries) - top) if m > 0 else float('nan') for m in mass],
         float(epsilon * _inverse_norm(laplacian)),
@@ -143,7 +143,7 @@ def _outputs(supply, mass, demand, cost, kernel, epsilon, b):
 
 
 def _centred(values, supply):
-    mean = sum(v * s for v, s in zip(values, supply, strict=True))
+    mean = sum(v * s for v, s in zip(values, supply))
     return [float(v - mean) for v in values]
 
 

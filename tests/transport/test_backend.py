@@ -1,5 +1,7 @@
 """Who computes the distance: chosen by name, by device, or because the other one cannot."""
 
+from __future__ import annotations
+
 import sys
 import types
 import warnings

@@ -34,7 +34,7 @@ def test_share_is_the_highest_blurred_mass_of_all_cells(blur):
     suppliers = torch.rand(4, *SIZE, dtype=torch.float64) ** 6
     suppliers /= suppliers.sum((1, 2), keepdim=True)
     dots, share = decode_blurred_mode(suppliers, blur)
-    for one, dot, value in zip(suppliers, dots, share, strict=True):
+    for one, dot, value in zip(suppliers, dots, share):
         table = {(x, y): blurred_at(one, (x, y), blur) for y in range(SIZE[0]) for x in range(SIZE[1])}
         best = max(table, key=table.__getitem__)
         assert value.item() == pytest.approx(table[best], abs=1e-12)
@@ -73,4 +73,4 @@ def test_autocast_does_not_lower_it():
     clean = decode_blurred_mode(suppliers, 2)
     with torch.autocast('cpu', torch.bfloat16):
         under = decode_blurred_mode(suppliers, 2)
-    assert all(torch.equal(a, b) for a, b in zip(clean, under, strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(clean, under))

@@ -72,7 +72,7 @@ def test_with_a_blur_by_its_definition(name):
     expected = -(target * rule(heatmap).log()).sum((1, 2))
     found = cross_entropy(heatmap, dots, rule, blur)
     assert torch.allclose(found, expected, atol=1e-12)
-    for one, other in zip(*(torch.autograd.grad(value.sum(), heatmap) for value in (found, expected)), strict=True):
+    for one, other in zip(*(torch.autograd.grad(value.sum(), heatmap) for value in (found, expected))):
         assert torch.allclose(one, other, atol=1e-12)
 
 

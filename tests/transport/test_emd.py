@@ -112,7 +112,7 @@ def test_value_tends_to_the_exact_distance():
     supply = Softplus()(heatmap).flatten(1).numpy()
     exact = np.array([
         ot.emd2(s / s.sum(), d / d.sum(), c.T.copy())
-        for s, d, c in zip(supply, problem.demanders.mass.numpy(), problem.cost().numpy(), strict=True)
+        for s, d, c in zip(supply, problem.demanders.mass.numpy(), problem.cost().numpy())
     ])
     errors = [np.abs(emd(heatmap, DOTS, options(epsilon)).cost.numpy() - exact).max() for epsilon in (0.4, 0.1, 0.03, 0.01)]
     assert errors == sorted(errors, reverse=True) and errors[-1] < 1e-3

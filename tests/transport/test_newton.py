@@ -161,7 +161,7 @@ def test_tends_to_the_unregularised_distance(family, ground):
         if exact is None:
             cost = problem.cost().mT.contiguous().numpy()
             masses = problem.suppliers.flatten(1).numpy(), problem.demanders.mass.numpy()
-            exact = np.array([ot.emd2(s / s.sum(), d / d.sum(), c) for s, d, c in zip(*masses, cost, strict=True)])
+            exact = np.array([ot.emd2(s / s.sum(), d / d.sum(), c) for s, d, c in zip(*masses, cost)])
         above = solve_newton(problem).transport_cost.numpy() - exact
         assert (above > -1e-12).all() and (above <= epsilon * np.log(4)).all()
     assert above.max() < 5e-3

@@ -51,7 +51,7 @@ def test_decode_square_by_hand():
 @pytest.mark.parametrize('size', [(2, 2), (2, 7), (9, 2)], ids=str)
 def test_decode_square_of_the_smallest_maps(size):
     suppliers = random_suppliers(4, *size)
-    for joint, (dot, mass) in enumerate(zip(*decode_square(suppliers), strict=True)):
+    for joint, (dot, mass) in enumerate(zip(*decode_square(suppliers))):
         expected, share = slow_square(suppliers[joint])
         assert dot.numpy() == pytest.approx(expected) and mass.item() == pytest.approx(share)
 
@@ -139,7 +139,7 @@ def test_half_precision_is_lifted(dtype):
     heatmap = torch.randn(2, 3, 7, 5, generator=torch.Generator().manual_seed(4)).to(dtype)
     low, high = (read_heatmap(maps, build_supplier('softplus')) for maps in (heatmap, heatmap.float()))
     assert low.dots.dtype == torch.float32
-    assert all(torch.equal(a, b) for a, b in zip(low, high, strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(low, high))
 
 
 @pytest.mark.parametrize('blur', [0, 2])
@@ -147,4 +147,4 @@ def test_without_compiled_code(blur, monkeypatch):
     monkeypatch.setattr(sub_pixel_cpu, 'COMPILED', False)
     heatmap = torch.randn(3, 5, 12, 10, generator=torch.Generator().manual_seed(2))
     fast, slow = (read(heatmap, build_supplier('softplus'), blur) for read in (sub_pixel_cpu.read_heatmap_cpu, read_heatmap))
-    assert all(torch.equal(a, b) for a, b in zip(fast, slow, strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(fast, slow))

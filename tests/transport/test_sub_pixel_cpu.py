@@ -191,7 +191,7 @@ def test_torchs_defaults_do_not_matter(blur):
             reading = read_heatmap_cpu(heatmap, Softplus(5.), blur)
         finally:
             set_default(usual)
-        for one, other in zip(reading, expected, strict=True):
+        for one, other in zip(reading, expected):
             torch.testing.assert_close(one, other, atol=2e-5, rtol=0)
 
 
@@ -211,7 +211,7 @@ def test_tensors_that_are_not_what_stands_in_memory():
 def test_other_blurs_are_read_heatmaps(blur):
     heatmap = blobs(3, 12, 10, height=1.)
     fast, slow = (read(heatmap, build_supplier('softmax'), blur) for read in (read_heatmap_cpu, read_heatmap))
-    assert all(torch.equal(a, b) for a, b in zip(fast, slow, strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(fast, slow))
 
 
 def test_a_row_that_is_a_little_better_is_not_skipped():
@@ -279,4 +279,4 @@ def test_an_unknown_rule_is_not_guessed():
 
     heatmap = torch.randn(2, 3, 9, 7, generator=torch.Generator().manual_seed(10))
     fast, slow = read_heatmap_cpu(heatmap, Other(2.)), read_heatmap(heatmap, Other(2.))
-    assert all(torch.equal(a, b) for a, b in zip(fast, slow, strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(fast, slow))

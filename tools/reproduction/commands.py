@@ -61,7 +61,7 @@ def train(manifest: Manifest, row: Row, folder: Path, seed: int, place: Place, b
     return Command((sys.executable, str(TOOLS / 'train.py'), str(path), *flags))
 
 
-@functools.cache
+@functools.lru_cache(maxsize=None)
 def read_config(path: Path) -> Any:
     """A config, without what it imports; nobody changes it."""
     from mmengine.config import Config
@@ -171,7 +171,7 @@ def synchronised_pictures(config: Any, launch: Launch, place: Place) -> tuple[in
 def _mentions(value: Any, name: str) -> bool:
     if isinstance(value, Mapping):
         return any(_mentions(each, name) for each in value.values())
-    if isinstance(value, list | tuple):
+    if isinstance(value, (list, tuple)):
         return any(_mentions(each, name) for each in value)
     return value == name
 

@@ -105,7 +105,7 @@ def _backbone_faults(config) -> list[str]:
     if url.startswith('torchvision://'):
         from torchvision.models import get_model_weights
 
-        url = get_model_weights(url.removeprefix('torchvision://')).IMAGENET1K_V1.url
+        url = get_model_weights(url[len('torchvision://'):]).IMAGENET1K_V1.url
     if not url.startswith('http'):
         return []
     path = Path(torch.hub.get_dir()) / 'checkpoints' / url.rpartition('/')[2]

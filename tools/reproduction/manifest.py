@@ -99,7 +99,7 @@ class Manifest:
             return self.root / config
         from mmengine.utils import get_installed_path
 
-        return Path(get_installed_path('mmpose')) / '.mim' / 'configs' / config.removeprefix('mmpose::')
+        return Path(get_installed_path('mmpose')) / '.mim' / 'configs' / config[len('mmpose::'):]
 
 
 def load(path: Path, root: Path = ROOT) -> Manifest:

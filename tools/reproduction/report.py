@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import re
 import statistics
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,13 +27,13 @@ class Measurement:
 
     def mean(self) -> list[float | None]:
         """Mean over the seeds per column, empty without a measurement."""
-        return [statistics.fmean(column) for column in zip(*self.figures, strict=True)]
+        return [statistics.fmean(column) for column in zip(*self.figures)]
 
     def spread(self) -> list[float]:
         """Standard deviation over the seeds per column, empty with fewer than two."""
         if len(self.figures) < 2:
             return []
-        return [statistics.stdev(column) for column in zip(*self.figures, strict=True)]
+        return [statistics.stdev(column) for column in zip(*self.figures)]
 
 
 @dataclass(frozen=True)
@@ -52,16 +53,16 @@ def measure(manifest: Manifest, base: Path, row: Row, boxes: str) -> Measurement
     name = evaluation_name(table.evaluation, boxes if table.evaluation == 'coco-val' else '')
     found = []
     for folder in sorted(state.work_dir(base, row, 0).parent.glob('seed-*')):
-        if not folder.name.removeprefix('seed-').isdecimal():
+        if not folder.name.replace('seed-', '', 1).isdecimal():
             continue  # a folder that somebody put aside
         known = state.read(folder)
         result = known.get('evaluations', {}).get(name, {})
         if result.get('status') == state.DONE and result.get('metrics'):
             figures = tuple(result['metrics'][column] for column in table.columns)
-            found.append((int(folder.name.removeprefix('seed-')), figures, known.get('train', {})))
+            found.append((int(folder.name.replace('seed-', '', 1)), figures, known.get('train', {})))
     if not found:
         return Measurement()
-    seeds, figures, trainings = zip(*found, strict=True)
+    seeds, figures, trainings = zip(*found)
     origins = [
         ' / '.join(dict.fromkeys(value for training in trainings for value in training.get(key, [])))
         for key in ('hardware', 'commit', 'changes')
@@ -82,12 +83,12 @@ def lines(row: Row, measured: Measurement) -> list[Line]:
     columns = max(len(row.paper), len(row.published), len(mean))
     cells = [_figure(value) for value in mean] or [''] * columns
     if spread:
-        cells = [f'{cell} ± {_figure(deviation)}' for cell, deviation in zip(cells, spread, strict=True)]
+        cells = [f'{cell} ± {_figure(deviation)}' for cell, deviation in zip(cells, spread)]
     seeds = ', '.join(map(str, measured.seeds))
     what = f'measured with {measured.changes}' if measured.changes else 'measured'
     printed.append(Line(what, tuple(cells), (seeds, measured.hardware, measured.commit)))
     if row.paper:
-        values = zip(row.paper, mean or [None] * columns, strict=True)
+        values = zip(row.paper, mean or [None] * columns)
         printed.append(Line('difference', tuple(_difference(paper, value) for paper, value in values)))
     return printed
 
@@ -194,7 +195,7 @@ def _html_table(manifest: Manifest, table: Table, rows: list[Row], base: Path, b
 
 
 def _html_list(items: list[str]) -> str:
-    plain = (item.removeprefix('- ').replace('*(', '(').replace(')*', ')') for item in items)
+    plain = (re.sub('^- ', '', item).replace('*(', '(').replace(')*', ')') for item in items)
     entries = ''.join(f'<li>{html.escape(item)}</li>' for item in plain)
     return f'<ul>{entries}</ul>' if entries else ''
 
@@ -215,7 +216,7 @@ def _model(manifest: Manifest, row: Row, measured: Measurement) -> dict:
     table = manifest.tables[row.table]
     dataset = 'MPII' if table.evaluation == 'mpii-val' else 'COCO'
     mean = measured.mean()
-    metrics = {column: round(value / 100, 3) for column, value in zip(table.columns, mean, strict=True)}
+    metrics = {column: round(value / 100, 3) for column, value in zip(table.columns, mean)}
     return {
         'Name': Path(row.config).stem,
         'In Collection': 'Heatmap Distribution Matching',

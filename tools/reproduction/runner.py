@@ -155,10 +155,10 @@ class Runner:
             raise StepFailed(f'{keys[-1]} is running already, {where}; if that is gone: run with --take-over')
         verb = 'continues' if before else 'starts'
         print(f'[{row.id}] {keys[-1]} {verb}, log in {folder / log}', flush=True)
-        step = state.started(list(command.arguments), folder / log) | self._origin(before if keys == ('train',) else {})
+        step = {**state.started(list(command.arguments), folder / log), **self._origin(before if keys == ('train',) else {})}
         folder.mkdir(parents=True, exist_ok=True)
         self._keep(row, folder, keys, step)
-        self._execute(command, folder / log, lambda pid: self._keep(row, folder, keys, step | {'pid': pid}), step)
+        self._execute(command, folder / log, lambda pid: self._keep(row, folder, keys, {**step, 'pid': pid}), step)
         self._keep(row, folder, keys, step)
         if step['status'] == state.INTERRUPTED:
             raise KeyboardInterrupt
@@ -180,7 +180,7 @@ class Runner:
         if not here:
             here = f'{place.gpus} GPUs of {place.partition}' if place.partition else state.hardware(place.gpus)
         now = {'hardware': [here], 'commit': [state.commit()]}
-        return {key: list(dict.fromkeys([*before.get(key, []), *now[key]])) for key in now} | {'changes': self._changes()}
+        return {**{key: list(dict.fromkeys([*before.get(key, []), *now[key]])) for key in now}, 'changes': self._changes()}
 
     def _keep(self, row: Row, folder: Path, keys: tuple[str, ...], step: dict) -> None:
         known = state.read(folder)
@@ -191,7 +191,7 @@ class Runner:
 
     def _execute(self, command: Command, log: Path, on_start, step: dict) -> None:
         """Run a command to its end, its output going to ``log``; an interrupt ends the command too."""
-        environment = os.environ | dict(command.environment) | _environment(self.place)
+        environment = {**os.environ, **dict(command.environment), **_environment(self.place)}
         with log.open('a') as output:
             output.write(f'$ {command}\n')
             output.flush()
@@ -241,7 +241,7 @@ def _environment(place: Place) -> dict[str, str]:
         return extra
     with socket.socket() as free:
         free.bind(('127.0.0.1', 0))
-        return extra | {'PORT': str(free.getsockname()[1])}
+        return {**extra, 'PORT': str(free.getsockname()[1])}
 
 
 def _end(process: subprocess.Popen) -> None:

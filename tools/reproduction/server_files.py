@@ -40,7 +40,7 @@ def coco_server_zip(results: Path, info: Path, name: str, folder: Path, most: in
     kept = ('image_id', 'category_id', 'keypoints', 'score')
     # A Gaussian model's scores, box times height of the map, may exceed 1: divided, which keeps their order.
     highest = max(1.0, *(entry['score'] for entry in entries))
-    text = json.dumps([{key: entry[key] for key in kept} | {'score': entry['score'] / highest} for entry in entries])
+    text = json.dumps([{**{key: entry[key] for key in kept}, 'score': entry['score'] / highest} for entry in entries])
     (folder / f'{stem}.json').write_text(text)
     path = folder / f'{stem}.zip'
     with zipfile.ZipFile(path, 'w', zipfile.ZIP_DEFLATED) as archive:
@@ -76,7 +76,7 @@ def _coco_fault(entry: dict, images: set[int]) -> str:
 
 
 def _finite(value: object) -> bool:
-    return isinstance(value, int | float) and math.isfinite(value)
+    return isinstance(value, (int, float)) and math.isfinite(value)
 
 
 def mpii_predictions(dump: Path, folder: Path) -> tuple[Path, Path]:
@@ -106,7 +106,7 @@ def mpii_predictions(dump: Path, folder: Path) -> tuple[Path, Path]:
     savemat(mat, {'preds': points.astype(np.float64), 'scores': scores.astype(np.float64)})
     people = [
         {'image': Path(sample['img_path']).name, 'joints': joints.tolist(), 'scores': score.tolist()}
-        for sample, joints, score in zip(samples, points, scores, strict=True)
+        for sample, joints, score in zip(samples, points, scores)
     ]
     text.write_text(json.dumps(people))
     return mat, text

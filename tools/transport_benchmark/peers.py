@@ -108,7 +108,7 @@ def ott(suppliers, mass, cost, where, epsilon):
     return torch.from_dlpack(value), torch.from_dlpack(f)
 
 
-@functools.cache
+@functools.lru_cache(maxsize=None)
 def _ott_solver(epsilon: float):
     import jax
     from ott.geometry import geometry

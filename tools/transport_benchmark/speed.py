@@ -5,8 +5,8 @@ from __future__ import annotations
 import dataclasses
 import functools
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Callable
 
 import torch
 from measuring import copy_bandwidth, peak_memory, race, summary, table
@@ -201,9 +201,9 @@ def contestants(work: Workload, peers: bool, iterations: int) -> dict[str, Conte
     part = Peer(functools.partial(plain_log_sinkhorn, iterations=iterations), 'shannon')
     everybody['plain log-Sinkhorn 1000'] = theirs(work, plain, 1000 / iterations, note, timed=part)
     if peers:
-        everybody |= {
+        everybody.update({
             name: theirs(work, peer) for name, peer in installed_peers().items() if work.device in peer.devices
-        }
+        })
     return everybody
 
 
@@ -333,7 +333,7 @@ def scaling(work: Workload, peers: bool, progress=print) -> dict[str, list[dict]
             }
             results = run(there, everybody, 5, 1)
             at = {'joints': there.batch * there.joints, 'cells': there.size[0] * there.size[1], 'epsilon': there.epsilon}[axis]
-            curves.setdefault(axis, []).append({'at': at} | {name: r.time['median'] for name, r in results.items()})
+            curves.setdefault(axis, []).append({'at': at, **{name: r.time['median'] for name, r in results.items()}})
     return curves
 
 
@@ -346,7 +346,7 @@ def draw(curves: dict[str, list[dict]], path, title: str) -> None:
 
     labels = {'joints': 'joints (B x K)', 'cells': 'cells (H x W)', 'epsilon': 'epsilon in cells'}
     figure, panels = plt.subplots(1, len(curves), figsize=(12, 4), sharey=True, layout='constrained')
-    for panel, (axis, points) in zip(panels, curves.items(), strict=True):
+    for panel, (axis, points) in zip(panels, curves.items()):
         for name in points[0]:
             if name != 'at':
                 panel.loglog([p['at'] for p in points], [p[name] * 1e3 for p in points], 'o-', label=name)
