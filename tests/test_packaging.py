@@ -159,7 +159,7 @@ def test_the_package_alone_imports_nothing_heavy(root: Path, tmp_path: Path) -> 
     assert run("-c", script, cwd=tmp_path, path=str(root)).strip() == "[]"
 
 
-def test_transport_needs_no_mm_package(root: Path, tmp_path: Path) -> None:
+def test_transport_and_decoding_need_no_mm_package(root: Path, tmp_path: Path) -> None:
     script = f"""
 import importlib, pkgutil, sys
 class Blocked:
@@ -167,9 +167,10 @@ class Blocked:
         if name.partition(".")[0] in {STACK}:
             raise ImportError(name + " is blocked")
 sys.meta_path.insert(0, Blocked())
-import hdm_mmpose.transport as transport
-for module in pkgutil.walk_packages(transport.__path__, "hdm_mmpose.transport."):
-    importlib.import_module(module.name)
+import hdm_mmpose.decoding, hdm_mmpose.transport
+for package in (hdm_mmpose.transport, hdm_mmpose.decoding):
+    for module in pkgutil.walk_packages(package.__path__, package.__name__ + "."):
+        importlib.import_module(module.name)
 print("imported")
 """
     assert run("-c", script, cwd=tmp_path, path=str(root)).strip() == "imported"

@@ -25,7 +25,7 @@ from measuring import ROOT, conditions, find_block, machine, race, summary, tabl
 
 sys.path.insert(0, str(ROOT))
 
-from hdm_mmpose.transport.sub_pixel import read_heatmap  # noqa: E402
+from hdm_mmpose.decoding import read_heatmap  # noqa: E402
 from hdm_mmpose.transport.sub_pixel_cpu import COMPILED, read_heatmap_cpu  # noqa: E402
 from hdm_mmpose.transport.suppliers import build_supplier  # noqa: E402
 

@@ -30,8 +30,8 @@ sys.path.insert(0, str(ROOT))
 
 from transport_benchmark import defaults  # noqa: E402
 
+from hdm_mmpose.decoding import read_heatmap  # noqa: E402
 from hdm_mmpose.transport import EMDOptions, build_supplier  # noqa: E402
-from hdm_mmpose.transport.sub_pixel import read_heatmap  # noqa: E402
 
 INPUT = (48, 64)  # w, h in pixels
 STRIDE = 2

@@ -12,7 +12,7 @@ from mmengine.runner import Runner
 from mmpose.registry import HOOKS
 from torch import nn
 
-from hdm_mmpose.transport.sub_pixel import read_heatmap
+from hdm_mmpose.decoding import read_heatmap
 
 from .alignment import Alignment
 from .emd_heatmap_loss import EMDHeatmapLoss, LastStep

@@ -10,7 +10,7 @@ from mmpose.codecs.base import BaseKeypointCodec
 from mmpose.registry import KEYPOINT_CODECS
 from torch import Tensor
 
-from hdm_mmpose.transport.sub_pixel import Reading, read_heatmap
+from hdm_mmpose.decoding import Reading, read_heatmap
 from hdm_mmpose.transport.sub_pixel_cpu import read_heatmap_cpu
 from hdm_mmpose.transport.suppliers import build_supplier
 
@@ -25,7 +25,7 @@ class SubPixelDecoder(BaseKeypointCodec):
 
     The raw map is first read as masses, through the supplier rule that the loss trained it with.  Then, with ``blur=0``,
     the square of four neighbouring cells that holds the most is taken, and its centre of mass is the keypoint (paper Sec.
-    3.4); with a ``blur`` the keypoint is where most of the mass is near (``transport/blurred_mode.py``), which is the better
+    3.4); with a ``blur`` the keypoint is where most of the mass is near (``decoding/mode.py``), which is the better
     reading of maps that are not sharp.  Either gives a dot's own four masses back as the dot.  Usable alone as ``decoder=``
     of any stock heatmap head, on an existing checkpoint too::
 

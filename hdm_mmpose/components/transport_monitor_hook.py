@@ -11,8 +11,8 @@ from mmengine.runner import Runner
 from mmpose.registry import HOOKS
 from torch import Tensor, nn
 
+from hdm_mmpose.decoding.read import lift
 from hdm_mmpose.transport import EMDOptions, Euclidean, emd
-from hdm_mmpose.transport.sub_pixel import lift
 
 from .emd_heatmap_loss import EMDHeatmapLoss, LastStep
 

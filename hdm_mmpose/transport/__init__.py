@@ -1,7 +1,7 @@
 """Optimal transport between a heatmap and a dot.  Needs torch only.
 
 Read in this order: ``suppliers`` and ``demanders`` (the two distributions), ``ground_distance``, ``problem``, ``semi_dual``,
-``newton`` or ``sinkhorn``, ``gradient``, ``emd`` (all of it together), ``sub_pixel`` (back from a map to a dot).
+``newton`` or ``sinkhorn``, ``gradient``, ``emd`` (all of it together).  ``hdm_mmpose.decoding`` is the way back.
 """
 
 from .cross_entropy import cross_entropy

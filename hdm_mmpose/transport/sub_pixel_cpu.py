@@ -1,4 +1,4 @@
-"""``sub_pixel.read_heatmap`` for CPUs: the same numbers from compiled code, several times faster.
+"""``decoding.read_heatmap`` for CPUs: the same numbers from compiled code, several times faster.
 
 ``sub_pixel_cpu.cpp`` is compiled when the package is installed, if the machine has a C++ compiler with OpenMP.  Where it was not, or
 the processor is an x86 without AVX2, and for what it does not know (float64, wide blurs, other rules), ``read_heatmap`` does the work.
@@ -13,8 +13,9 @@ import warnings
 import torch
 from torch import Tensor
 
-from .blurred_mode import FLAT, REACH, STEPS, TAPER
-from .sub_pixel import Reading, lift, read_heatmap
+from hdm_mmpose.decoding.mode import FLAT, REACH, STEPS, TAPER
+from hdm_mmpose.decoding.read import Reading, lift, read_heatmap
+
 from .suppliers import Relu, ReluSurrogate, Softmax, Softplus, SupplierRule
 
 INTERFACE = 1  # of sub_pixel_cpu.cpp

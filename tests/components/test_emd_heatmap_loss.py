@@ -9,8 +9,8 @@ import torch
 from mmpose.registry import MODELS
 
 from hdm_mmpose.components import EMDHeatmapLoss
+from hdm_mmpose.decoding import decode_square, read_heatmap
 from hdm_mmpose.transport import EMDOptions, SupplierRule, build_supplier, cross_entropy, dot_demanders, emd
-from hdm_mmpose.transport.sub_pixel import decode_square, read_heatmap
 
 B, K, H, W = 3, 4, 7, 5
 

@@ -12,8 +12,7 @@ from mmpose.models.heads.base_head import BaseHead
 from mmpose.registry import KEYPOINT_CODECS, MODELS
 
 from hdm_mmpose.components import SubPixelDecoder
-from hdm_mmpose.transport.blurred_mode import decode_blurred_mode
-from hdm_mmpose.transport.sub_pixel import decode_square
+from hdm_mmpose.decoding import decode_blurred_mode, decode_square
 from hdm_mmpose.transport.suppliers import SUPPLIERS, build_supplier
 
 INPUT, HEATMAP = (56, 72), (14, 9)  # W x H; strides 4 and 8

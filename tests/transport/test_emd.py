@@ -10,6 +10,7 @@ import ot
 import pytest
 import torch
 
+from hdm_mmpose.decoding import decode_square
 from hdm_mmpose.transport import (
     GROUND_DISTANCES,
     POTENTIALS,
@@ -23,7 +24,6 @@ from hdm_mmpose.transport import (
     emd_objective,
     solve,
 )
-from hdm_mmpose.transport.sub_pixel import decode_square
 from hdm_mmpose.transport.suppliers import Softplus
 from tests.transport.families import dot_map, dots_in, problem_of, random_dots
 

@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch._subclasses import FakeTensorMode
 
+from hdm_mmpose.decoding import read_heatmap
 from hdm_mmpose.transport import sub_pixel_cpu
-from hdm_mmpose.transport.sub_pixel import read_heatmap
 from hdm_mmpose.transport.sub_pixel_cpu import read_heatmap_cpu
 from hdm_mmpose.transport.suppliers import SUPPLIERS, Softplus, build_supplier
 

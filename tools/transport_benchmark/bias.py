@@ -8,8 +8,8 @@ import torch
 from measuring import table
 from torch import Tensor
 
+from hdm_mmpose.decoding import decode_square
 from hdm_mmpose.transport import EMDOptions, TransportProblem, build_supplier, dot_demanders, emd, emd_objective
-from hdm_mmpose.transport.sub_pixel import decode_square
 
 from .maps import dot_maps, random_dots
 

@@ -1,6 +1,6 @@
 r"""From a distribution to a dot by the place that most of it is near: the mode after a blur.
 
-The best square of four cells (``sub_pixel.py``, the paper's rule) is the right reading of a network that is sure.  Where a
+The best square of four cells (``square``, the paper's rule) is the right reading of a network that is sure.  Where a
 network is not, its mass lies in ridges and several heaps, and the sharpest square may stand far from where most of the mass
 is.  The place with the least expected cost under a ground distance that saturates,
 
@@ -28,7 +28,7 @@ STEPS = 10
 RADIUS = int(REACH + FLAT + TAPER)  # cells the window can come to see
 
 
-class Surroundings(NamedTuple):
+class Window(NamedTuple):
     """The best cell of the blurred map and what lies around it, D cells a side.
 
     Attributes:
@@ -58,11 +58,11 @@ def decode_blurred_mode(suppliers: Tensor, blur: float) -> tuple[Tensor, Tensor]
         dots (..., 2) in cells, x then y, and share (...) in [0, 1]: the blurred mass at the best cell, where mass on the
         cell itself counts fully and mass at a distance ``d`` counts ``exp(-d^2 / (2 blur^2))``.
     """
-    found = surroundings(suppliers, blur)
-    return settle(found), found.share
+    found = window_at_mode(suppliers, blur)
+    return mean_shift(found), found.share
 
 
-def surroundings(suppliers: Tensor, blur: float) -> Surroundings:
+def window_at_mode(suppliers: Tensor, blur: float) -> Window:
     """The part of ``decode_blurred_mode`` that looks at whole maps (..., H, W)."""
     height, width = suppliers.shape[-2:]
     # autocast would blur in half precision
@@ -77,15 +77,15 @@ def surroundings(suppliers: Tensor, blur: float) -> Surroundings:
     cells = ys.clamp(0, height - 1)[..., :, None] * width + xs.clamp(0, width - 1)[..., None, :]
     masses = torch.where(inside, suppliers.flatten(-2).gather(-1, cells.flatten(-2)).view(cells.shape), 0)
     best = torch.stack([column, row], -1)
-    return Surroundings(best.to(suppliers.dtype), share, masses, xs.to(suppliers.dtype), ys.to(suppliers.dtype))
+    return Window(best.to(suppliers.dtype), share, masses, xs.to(suppliers.dtype), ys.to(suppliers.dtype))
 
 
-def settle(found: Surroundings) -> Tensor:
+def mean_shift(found: Window) -> Tensor:
     """Dots (..., 2): the mean shift from the best cell."""
     best, _, masses, xs, ys = found
     dots = best
     for _ in range(STEPS):
-        weighted = masses * _window(ys - dots[..., 1:])[..., :, None] * _window(xs - dots[..., :1])[..., None, :]
+        weighted = masses * _weight(ys - dots[..., 1:])[..., :, None] * _weight(xs - dots[..., :1])[..., None, :]
         mass = weighted.sum((-2, -1))
         moment = torch.stack([(weighted.sum(-2) * xs).sum(-1), (weighted.sum(-1) * ys).sum(-1)], -1)
         some = mass[..., None] > 0
@@ -100,6 +100,6 @@ def _gaussian(size: int, blur: float, like: Tensor) -> Tensor:
     return torch.exp(-((cells[:, None] - cells) / blur) ** 2 / 2)
 
 
-def _window(offset: Tensor) -> Tensor:
+def _weight(offset: Tensor) -> Tensor:
     """Weight of cells at an offset from the dot, along one axis."""
     return ((FLAT + TAPER - offset.abs()) / TAPER).clamp(0, 1)

@@ -5,8 +5,8 @@ import math
 import pytest
 import torch
 
-from hdm_mmpose.transport.blurred_mode import REACH, decode_blurred_mode
-from hdm_mmpose.transport.sub_pixel import decode_square
+from hdm_mmpose.decoding.mode import REACH, decode_blurred_mode
+from hdm_mmpose.decoding.square import decode_square
 from tests.transport.families import dot_map
 
 SIZE = (13, 9)

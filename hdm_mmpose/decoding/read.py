@@ -1,0 +1,68 @@
+"""Raw heatmaps, read as dots through the supplier rule that they were trained with.
+
+Everything here is plain tensor code on the tensor's own device: no synchronisation, no branch on values, so it can be
+traced, exported and captured.  ``transport.sub_pixel_cpu`` computes the same with less work where branches cost nothing.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from hdm_mmpose.transport.suppliers import SupplierRule
+
+from .mode import decode_blurred_mode
+from .square import decode_square
+
+# Minus infinity means "no mass here"; the supplier rules want finite numbers.  Low enough to be no mass under any rule.
+LOWEST = -1e30
+
+
+class Reading(NamedTuple):
+    """What a heatmap says about its joint; finite whatever the map holds.
+
+    Attributes:
+        dots: (..., 2) in heatmap cells, x then y.
+        share: (...) share of the map's mass inside the best square, or around the blurred mode, in [0, 1]; 0 for a map
+            without a usable distribution.
+        peak: (...) maximum of the raw map; 0 for a map without a usable distribution.
+    """
+
+    dots: Tensor
+    share: Tensor
+    peak: Tensor
+
+
+def read_heatmap(heatmap: Tensor, rule: SupplierRule, blur: float = 0) -> Reading:
+    """Read raw heatmaps through the supplier rule that they were trained with.
+
+    A map without a usable distribution (empty under the rule, or with a NaN or plus infinity in it) is read as the cell
+    of its maximum, with share and peak 0.  Where there is a NaN, ``torch.argmax`` counts it as the maximum.
+
+    Args:
+        heatmap: (..., H, W) raw network output, any floating dtype; half precision is lifted to float32.
+        rule: supplier rule of the loss.
+        blur: 0 for the best square (Sec. 3.4); otherwise the standard deviation, in cells, of ``decode_blurred_mode``.
+    """
+    heatmap = lift(heatmap)
+    suppliers = rule.masses(heatmap.clamp(min=LOWEST))
+    return fallback_to_argmax(heatmap, rule, *(decode_blurred_mode(suppliers, blur) if blur else decode_square(suppliers)))
+
+
+def fallback_to_argmax(heatmap: Tensor, rule: SupplierRule, dots: Tensor, share: Tensor) -> Reading:
+    """What was decoded from raw maps (..., H, W), or the cell of the maximum for those without a usable distribution."""
+    peak, cell = heatmap.flatten(-2).max(-1)
+    usable = torch.isfinite(peak) & torch.isfinite(share) & ~rule.is_empty(heatmap)
+    y = torch.div(cell, heatmap.shape[-1], rounding_mode='floor')
+    x = cell - y * heatmap.shape[-1]
+    return Reading(
+        dots=torch.where(usable[..., None], dots, torch.stack([x, y], -1).to(dots.dtype)),
+        share=torch.where(usable, share.clamp(max=1), 0),
+        peak=torch.where(usable, peak, 0))
+
+
+def lift(heatmap: Tensor) -> Tensor:
+    """The map in a dtype to compute in: float32 or float64."""
+    return heatmap if heatmap.dtype in (torch.float32, torch.float64) else heatmap.float()
