@@ -59,7 +59,7 @@ lint: ## check style and types
 	$(call ready,ruff mypy)
 	$(PY) -m ruff check .
 	$(PY) -m mypy
-	@for script in .ci/run tools/*.sh; do echo "bash -n $$script"; bash -n "$$script" || exit 1; done
+	@for script in .ci/run tools/*.sh tools/*/*.sh; do echo "bash -n $$script"; bash -n "$$script" || exit 1; done
 
 clean: ## remove what builds and tools left behind; environment, data and runs stay
 	rm -rf build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis

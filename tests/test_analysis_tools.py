@@ -13,15 +13,10 @@ import pytest
 import torch
 from scipy.stats import spearmanr
 
+from hdm_mmpose.components import DotAnnotationCodec
+from tools.analysis_tools import check_theorem, compare_heatmaps, loss_vs_metric, trained_model
+
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT / 'tools'))
-
-import check_theorem  # noqa: E402
-import compare_heatmaps  # noqa: E402
-import loss_vs_metric  # noqa: E402
-import trained_model  # noqa: E402
-
-from hdm_mmpose.components import DotAnnotationCodec  # noqa: E402
 
 EPOCHS = 4
 CONFIG = """
@@ -41,7 +36,7 @@ test_evaluator = val_evaluator
 def trained(tmp_path_factory) -> dict[str, Path]:
     """Work directories of the Gaussian baseline and of ours."""
     folder = tmp_path_factory.mktemp('analysis')
-    command = [sys.executable, ROOT / 'tools' / 'make_demo_data.py', '--out', folder / 'data', '--train', 16, '--val', 4]
+    command = [sys.executable, ROOT / 'tools/dataset_converters/make_demo_data.py', '--out', folder / 'data', '--train', 16, '--val', 4]
     subprocess.run(list(map(str, command)), check=True, capture_output=True)
     return {name: train(folder, name) for name in ('mse', 'hdm')}
 

@@ -9,7 +9,7 @@ import pytest
 
 @pytest.fixture()
 def benchmark(root, monkeypatch):
-    spec = importlib.util.spec_from_file_location('benchmark_codec', root / 'tools' / 'benchmark_codec.py')
+    spec = importlib.util.spec_from_file_location('benchmark_codec', root / 'tools' / 'benchmarks' / 'codec.py')
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     monkeypatch.setattr(module, 'ENCODES_PER_REPEAT', 2)

@@ -1,4 +1,4 @@
-"""tools/benchmark_gpu.sh: which benchmark each stage runs, with what, and where the results go."""
+"""tools/benchmarks/gpu.sh: which benchmark each stage runs, with what, and where the results go."""
 
 from __future__ import annotations
 
@@ -25,7 +25,6 @@ case "$*" in *$FAILS*) exit 1 ;; esac
 @pytest.fixture
 def run(tmp_path, monkeypatch):
     """Runs stages with an interpreter that only takes notes; gives the process and the (script, words) it was asked for."""
-    monkeypatch.syspath_prepend(str(ROOT / 'tools'))
     python = tmp_path / 'python'
     python.write_text(PYTHON)
     python.chmod(0o755)
@@ -36,7 +35,7 @@ def run(tmp_path, monkeypatch):
         environment = {**os.environ, 'PYTHON': str(python), 'OUT': str(tmp_path / 'out'), 'WHEELS': str(tmp_path / 'none'),
                        'CALLS': str(calls), 'FAILS': fails}
         done = subprocess.run(
-            ['bash', 'tools/benchmark_gpu.sh', *stages], cwd=ROOT, env=environment, text=True, capture_output=True, timeout=120)
+            ['bash', 'tools/benchmarks/gpu.sh', *stages], cwd=ROOT, env=environment, text=True, capture_output=True, timeout=120)
         return done, [(Path(line[0]).stem, line[1:]) for line in map(shlex.split, calls.read_text().splitlines())]
 
     yield run
@@ -47,7 +46,7 @@ def run(tmp_path, monkeypatch):
 def test_training_is_one_stage_per_network_that_goes_on_where_it_was(run, tmp_path):
     done, calls = run('training')
     assert done.returncode == 0, done.stderr
-    parse = importlib.import_module('benchmark_training')._arguments
+    parse = importlib.import_module('tools.benchmarks.training')._arguments
     found = [parse(words) for script, words in calls if script == 'benchmark_training']
     assert [(each.models, each.keypoints) for each in found] == [([name], [k]) for name in NETWORKS for k in (17, 133)]
     assert all(each.device == 'cuda' and each.resume and each.json == tmp_path / 'out' / 'training.json' for each in found)
@@ -70,7 +69,7 @@ def test_tables_go_to_a_copy_of_the_page(run, tmp_path):
     assert [script for script, _ in calls] == ['benchmark_transport'] * 2 + ['benchmark_codec'] + ['benchmark_training'] * 2
     for script, words in calls:
         assert words[words.index('--markdown') + 1] == str(page), script
-    parse, blocks = (getattr(importlib.import_module('benchmark_transport'), name) for name in ('_arguments', '_blocks'))
+    parse, blocks = (getattr(importlib.import_module('tools.benchmarks.transport'), name) for name in ('_arguments', '_blocks'))
     speed, scaling = (parse(words) for script, words in calls if script == 'benchmark_transport')
     assert (speed.batch, speed.size, scaling.scaling) == (64, [96, 72], True)
     assert scaling.plot == page.parent / 'images' / 'scaling_cuda.png' and scaling.plot.parent.is_dir()

@@ -3,25 +3,22 @@
 import importlib
 import json
 import sys
-from pathlib import Path
 
 import pytest
 import torch
 
-TOOLS = Path(__file__).resolve().parent.parent / 'tools'
 TINY = ['--batch', '1', '--joints', '3', '--size', '8', '6', '--iterations', '2', '--repeats', '2', '--slow-repeats', '1']
 
 
 @pytest.fixture
-def tool(monkeypatch):
-    """Imports a module of tools/ as a script would."""
-    monkeypatch.syspath_prepend(str(TOOLS))
-    return importlib.import_module
+def tool():
+    """Imports a module of tools/benchmarks."""
+    return lambda name: importlib.import_module(f'tools.benchmarks.{name}')
 
 
 def test_speed_is_measured_after_a_check(tool, tmp_path, capsys):
     pytest.importorskip('ot', reason='POT is the peer of this test')
-    benchmark = tool('benchmark_transport')
+    benchmark = tool('transport')
     page, numbers = tmp_path / 'page.md', tmp_path / 'numbers.json'
     page.write_text('before\n<!-- begin speed-cpu -->\nold\n<!-- end speed-cpu -->\nafter\n')
     benchmark.main([*TINY, '--markdown', str(page), '--json', str(numbers)])
@@ -43,7 +40,7 @@ def test_speed_is_measured_after_a_check(tool, tmp_path, capsys):
 @pytest.mark.parametrize(('allowed', 'name'), [
     ('ALLOWED', 'EMD, newton, torch'), ('ALLOWED_WITH_CROSS_ENTROPY', 'EMDHeatmapLoss, defaults, torch')])
 def test_no_time_is_printed_if_ours_is_wrong(allowed, name, tool, monkeypatch, capsys):
-    benchmark, speed = tool('benchmark_transport'), tool('transport_benchmark.speed')
+    benchmark, speed = tool('transport'), tool('transport_benchmark.speed')
     monkeypatch.setitem(getattr(speed, allowed), torch.float32, 0.0)
     with pytest.raises(SystemExit, match=f'{name}: .*no times printed'):
         benchmark.main([*TINY, '--no-peers'])
@@ -53,7 +50,7 @@ def test_no_time_is_printed_if_ours_is_wrong(allowed, name, tool, monkeypatch, c
 def test_the_defaults_are_those_of_the_package(tool):
     """The benchmark composes them without MMPose; value and gradient are those of the class, the weights included."""
     components = pytest.importorskip('hdm_mmpose.components', reason='the class needs MMPose')
-    benchmark, speed = tool('benchmark_transport'), tool('transport_benchmark.speed')
+    benchmark, speed = tool('transport'), tool('transport_benchmark.speed')
     work = speed.workload(benchmark._arguments([*TINY, '--batch', '5', '--supplier', 'relu', '--dtype', 'float64']))
     batch = speed.batches(work)[0]
     batch.weights.copy_(torch.linspace(0, 2, 15).view(5, 3))
@@ -65,14 +62,14 @@ def test_the_defaults_are_those_of_the_package(tool):
 
 
 def test_on_a_gpu_both_backends_take_part(tool):
-    benchmark, speed = tool('benchmark_transport'), tool('transport_benchmark.speed')
+    benchmark, speed = tool('transport'), tool('transport_benchmark.speed')
     names = list(speed.contestants(speed.workload(benchmark._arguments(['--device', 'cuda'])), False, 10))
     assert [name for name in names if 'defaults' in name] == ['EMDHeatmapLoss, defaults, torch', 'EMDHeatmapLoss, defaults, triton']
 
 
 def test_the_scaling_curves(tool, monkeypatch, tmp_path):
     """Drawn, linked from the page as it lies beside the picture, and written as numbers."""
-    benchmark, speed = tool('benchmark_transport'), tool('transport_benchmark.speed')
+    benchmark, speed = tool('transport'), tool('transport_benchmark.speed')
     scales = {'joints': [dict(batch=1), dict(batch=2)], 'cells': [dict(size=(8, 6)), dict(size=(5, 7))],
               'epsilon': [dict(epsilon=0.5, default_epsilon=0.5)]}
     monkeypatch.setattr(speed, 'SCALES', scales)
@@ -112,7 +109,7 @@ def test_the_bias_table(tool, monkeypatch):
 
 
 def test_the_collapse_table(tool, monkeypatch, tmp_path):
-    collapse = tool('benchmark_collapse')
+    collapse = tool('collapse')
     settings = {collapse.SETTINGS[index] for index in (0, 5, -1)}
     monkeypatch.setattr(collapse, 'SETTINGS', tuple(each for each in collapse.SETTINGS if each in settings))
     page, numbers = tmp_path / 'page.md', tmp_path / 'numbers.json'
@@ -128,7 +125,7 @@ def test_the_collapse_table(tool, monkeypatch, tmp_path):
 
 def test_a_map_whose_mass_is_in_one_wrong_cell_is_still_whatever_the_rule_says(tool):
     """Nothing is empty here, and only the cross-entropy moves a softmax that is sure of the wrong cell."""
-    collapse = tool('benchmark_collapse')
+    collapse = tool('collapse')
     maps = torch.zeros(1, *collapse.SIZE)
     maps[0, 20, 5] = 2
     dots = torch.tensor([[12.3, 8.4]])
@@ -143,7 +140,7 @@ def test_a_map_whose_mass_is_in_one_wrong_cell_is_still_whatever_the_rule_says(t
 
 def test_shares_of_maps_by_hand(tool):
     """Two joints of two persons: one sure and wrong, one sure and right, one undecided, one not visible."""
-    collapse = tool('benchmark_collapse')
+    collapse = tool('collapse')
     maps = torch.zeros(2, 2, *collapse.SIZE)
     maps[0, 0, 20, 5] = maps[0, 1, 9, 4] = 3
     maps[1, 0, 9, 4] = 0.1

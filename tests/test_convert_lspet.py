@@ -1,7 +1,6 @@
-"""tools/convert_lspet.py on an archive made up here, and its split and box rule on the real data where they are."""
+"""tools/dataset_converters/convert_lspet.py on an archive made up here; split and box rule on the real data where they are."""
 
 import json
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -9,10 +8,9 @@ import pytest
 from PIL import Image
 from scipy.io import savemat
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT / 'tools'))
+from tools.dataset_converters import convert_lspet
 
-import convert_lspet  # noqa: E402
+ROOT = Path(__file__).resolve().parent.parent
 
 REAL = ROOT.parent / 'shared' / 'data' / 'lspet'
 SIZES = [(90, 140), (151, 80), (60, 61), (200, 33), (77, 177), (120, 90)]

@@ -25,14 +25,14 @@ def load_tool(name):
 @pytest.fixture(scope='module')
 def demo():
     pytest.importorskip('mmpose', reason='mmpose is not installed')
-    sys.path.insert(0, str(ROOT / 'tools'))
-    yield load_tool('demo')
-    sys.path.remove(str(ROOT / 'tools'))
+    from tools import demo
+    return demo
 
 
 @pytest.fixture(scope='module')
 def figures(demo):
-    return load_tool('demo_figures')
+    from tools.analysis_tools import demo_figures
+    return demo_figures
 
 
 @pytest.fixture(scope='module')

@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def load_generator():
-    spec = importlib.util.spec_from_file_location('make_demo_data', ROOT / 'tools' / 'make_demo_data.py')
+    spec = importlib.util.spec_from_file_location('make_demo_data', ROOT / 'tools' / 'dataset_converters' / 'make_demo_data.py')
     module = sys.modules['make_demo_data'] = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module

@@ -16,7 +16,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = sorted([*ROOT.glob('*.md'), *(ROOT / 'docs').glob('**/*.md')])
 FENCE = re.compile(r'^```(\w+)?([^\n]*)\n(.*?)^```', re.M | re.S)
-START = r'(?:[A-Z_]+=\S+ +)*(?:(?:python +)?tools/\w+\.(?:py|sh)|python +-m +hdm_mmpose|make +[a-z])'
+START = r'(?:[A-Z_]+=\S+ +)*(?:(?:python +)?(?:tools|tests)/[\w/]+\.(?:py|sh)|python +-m +hdm_mmpose|make +[a-z])'
 COMMAND = re.compile(rf'^ *({START}.*)$|`({START}[^`]*)`', re.M)  # a line of its own, or a span inside one
 LINK = re.compile(r'!?\[[^\]]*\]\(([^)\s]+)\)')
 
@@ -127,7 +127,7 @@ def test_command_is_understood(page: Path, command: str) -> None:
     ('python tools/nothing.py', 'tools/nothing.py is not there'), ('tools/nothing.sh', 'tools/nothing.sh is not there'),
     ('python tools/train.py configs/coco/nothing.py', 'configs/coco/nothing.py is not there'),
     ('A=1 tools/dist_train.sh configs/coco/nothing.py 8  # so', 'configs/coco/nothing.py is not there'),
-    ('tools/benchmark_gpu.sh nothing', "knows no 'nothing'"),
+    ('tools/benchmarks/gpu.sh nothing', "knows no 'nothing'"),
     ('python tools/study.py run configs/lspet/study.yml --nothing 1', "knows no option '--nothing'"),
     ('python tools/study.py report configs/lspet/study.yml --jobs 3', "knows no option '--jobs'"),
     ('python -m hdm_mmpose check CONFIG --nothing', "knows no option '--nothing'"),
@@ -147,7 +147,7 @@ def complaints(command: str) -> list[str]:
     if words[0] == 'python':
         words.pop(0)
     tool, words = (words[:2], words[2:]) if words[0] == '-m' else (words[:1], words[1:])
-    missing = [word for word in (*tool[-1:], *words) if re.fullmatch(r'(tools|configs)/[\w./-]+\.(py|sh|yml)', word)
+    missing = [word for word in (*tool[-1:], *words) if re.fullmatch(r'(tools|tests|configs)/[\w./-]+\.(py|sh|yml)', word)
                and not (ROOT / word).is_file()]
     if missing:
         return [f'{path} is not there' for path in missing]

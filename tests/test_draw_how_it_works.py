@@ -1,16 +1,13 @@
-"""tools/draw_how_it_works.py: what the README's picture shows is what the package computes."""
+"""tools/analysis_tools/draw_how_it_works.py: what the README's picture shows is what the package computes."""
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT / 'tools'))
-import draw_how_it_works as tool  # noqa: E402
+from tools.analysis_tools import draw_how_it_works as tool
 
 HEIGHT, WIDTH = tool.SIZE
 

@@ -1,13 +1,11 @@
-"""tools/faults_table.py makes its table of a recorded run."""
+"""tests/faults/table.py makes its table of a recorded run."""
 
 from __future__ import annotations
 
 import sys
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT / 'tools'))
-import faults_table as tool  # noqa: E402
+from tests.faults import table as tool
 
 RECORD = """<testsuites><testsuite>
 <testcase name="test_one"><properties>

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import yaml
 
+from tools.reproduction import manifest
+
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT / 'tools'))
-from reproduction import manifest  # noqa: E402
 
 COLLECTION = 'Heatmap Distribution Matching'
 DATA = {'coco': 'COCO', 'mpii': 'MPII'}

@@ -10,11 +10,10 @@ from pathlib import Path
 import pytest
 import torch
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT / 'tools'))
+from tools.benchmarks import measuring
+from tools.reproduction import origin, state
 
-import measuring  # noqa: E402
-from reproduction import origin, state  # noqa: E402
+ROOT = Path(__file__).resolve().parent.parent
 
 
 def git(folder: Path, *words: str) -> str:
@@ -59,6 +58,6 @@ def test_best_before_last_and_the_newest_of_the_best(tmp_path):
 
 def test_the_commit_needs_neither_torch_nor_yaml():
     """The list of the paper's rows starts at once, and the benchmarks run where torch alone is installed."""
-    code = "import sys; sys.modules.update(torch=None, yaml=None); import reproduction.origin as o; print(o.commit())"
-    done = subprocess.run([sys.executable, '-c', code], cwd=ROOT / 'tools', capture_output=True, text=True, check=True)
+    code = "import sys; sys.modules.update(torch=None, yaml=None); import tools.reproduction.origin as o; print(o.commit())"
+    done = subprocess.run([sys.executable, '-c', code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.strip()

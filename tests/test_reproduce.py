@@ -285,7 +285,7 @@ def test_a_figure_runs_the_rows_it_is_made_from_first(tmp_path):
     lines = dry('figure-supplement-2', '--gpus', 8, tmp_path=tmp_path)
     assert ['mse-curve' in line for line in lines] == [True, True, False, False, True]
     tool = lines[-1]
-    assert 'tools/loss_vs_metric.py' in tool and f'{tmp_path}/figures/figure-supplement-2' in tool
+    assert 'tools/analysis_tools/loss_vs_metric.py' in tool and f'{tmp_path}/figures/figure-supplement-2' in tool
     assert '--first 2 --last 15' in tool
 
 

@@ -4,7 +4,6 @@ import datetime
 import json
 import os
 import subprocess
-import sys
 import tarfile
 from pathlib import Path
 
@@ -13,14 +12,14 @@ import pytest
 import yaml
 from PIL import Image
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT / 'tools'))
+from tools import study
+from tools.dataset_converters.convert_lspet import CROWDPOSE_JOINTS
+from tools.studies import config as study_config
+from tools.studies import report as study_report
+from tools.studies.config import Run, Study, fingerprint
 
-import study  # noqa: E402
-import study_config  # noqa: E402
-import study_report  # noqa: E402
-from convert_lspet import CROWDPOSE_JOINTS  # noqa: E402
-from study_config import Run, Study, fingerprint  # noqa: E402
+ROOT = Path(__file__).resolve().parent.parent
+
 
 FULL, REDUCED = ROOT / 'configs/lspet/study.yml', ROOT / 'configs/lspet/study_reduced.yml'
 
@@ -249,7 +248,7 @@ def test_a_run_from_training_to_report(tmp_path, data):
 
 @pytest.mark.slow
 def test_every_supervision_of_the_study_trains_and_is_read(tmp_path, data):
-    from study_run import perform
+    from tools.studies.run import perform
 
     names = [name for stage in Study(FULL).stages.values() for name in stage['supervisions']]
     spec = yaml.safe_load(small_study(tmp_path, data).read_text())
@@ -281,8 +280,9 @@ def test_a_failing_run_stops_nothing_and_a_second_call_reuses_and_resumes(tmp_pa
 
 @pytest.mark.slow
 def test_an_interrupted_run_goes_on_from_its_checkpoint(tmp_path, data, monkeypatch):
-    import study_run
     from mmengine.hooks import CheckpointHook
+
+    from tools.studies import run as study_run
 
     spec = yaml.safe_load(small_study(tmp_path, data).read_text())
     spec['stages']['only'].update(epochs=3, validations=0)
@@ -340,8 +340,8 @@ def test_a_result_without_weights_is_done_again_only_if_another_run_starts_from_
 
 def test_the_gpu_script_runs_and_collects_one_study(tmp_path):
     """Commands, folders and archives are those of configs/lspet/study.yml, whatever is in the environment."""
-    (tmp_path / 'tools').mkdir()
-    (tmp_path / 'tools/study_gpu.sh').write_text((ROOT / 'tools/study_gpu.sh').read_text())
+    (tmp_path / 'tools/studies').mkdir(parents=True)
+    (tmp_path / 'tools/studies/gpu.sh').write_text((ROOT / 'tools/studies/gpu.sh').read_text())
     python = tmp_path / 'python'
     python.write_text(f'#!/bin/sh\necho "$@" >> {tmp_path}/calls\n')
     python.chmod(0o755)
@@ -353,7 +353,7 @@ def test_the_gpu_script_runs_and_collects_one_study(tmp_path):
     environment = {**os.environ, 'PYTHON': str(python), 'STUDY': 'configs/lspet/study_reduced.yml'}
     for name in ('OUT', 'RESULTS', 'SITE', 'WHEELS'):
         environment.pop(name, None)
-    command = ['bash', 'tools/study_gpu.sh', 'run', '10', 'finals']
+    command = ['bash', 'tools/studies/gpu.sh', 'run', '10', 'finals']
     subprocess.run(command, cwd=tmp_path, env=environment, check=True, capture_output=True, timeout=60)
     calls = [line for line in (tmp_path / 'calls').read_text().splitlines() if line.startswith('tools/study.py')]
     assert [line.split()[:3] for line in calls] == [

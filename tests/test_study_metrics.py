@@ -1,16 +1,11 @@
-"""tools/study_metrics.py against numbers known by hand and against MMPose's own metrics."""
+"""tools/studies/metrics.py against numbers known by hand and against MMPose's own metrics."""
 
 import json
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT / 'tools'))
-
-import study_metrics  # noqa: E402
+from tools.studies import metrics as study_metrics
 
 NAMES = [f'joint_{k}' for k in range(14)]
 SIGMAS = np.linspace(0.05, 0.11, 14)

@@ -64,7 +64,7 @@ def start(tmp_path_factory) -> Path:
     from mmpose.utils import register_all_modules
 
     folder = tmp_path_factory.mktemp('processes')
-    command = [sys.executable, TOOLS / 'make_demo_data.py', '--out', folder / 'data', '--train', 4, '--val', 3]
+    command = [sys.executable, TOOLS / 'dataset_converters' / 'make_demo_data.py', '--out', folder / 'data', '--train', 4, '--val', 3]
     subprocess.run(list(map(str, command)), check=True, capture_output=True)
     for processes in (1, 2):
         (folder / f'processes_{processes}.py').write_text(CONFIG.format(base=BASE, folder=folder, batch=4 // processes))

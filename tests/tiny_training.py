@@ -18,7 +18,7 @@ LOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
 
 
 def demo_data_tool() -> ModuleType:
-    spec = importlib.util.spec_from_file_location('make_demo_data', ROOT / 'tools' / 'make_demo_data.py')
+    spec = importlib.util.spec_from_file_location('make_demo_data', ROOT / 'tools' / 'dataset_converters' / 'make_demo_data.py')
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module  # dataclasses look their module up there
     spec.loader.exec_module(module)

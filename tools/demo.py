@@ -26,9 +26,11 @@ from functools import cached_property
 from pathlib import Path
 
 import numpy as np
-from launcher import make_plugin_importable
-from make_demo_data import JOINTS, make_data, read_manifest
 from mmengine.config import Config
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+from tools.dataset_converters.make_demo_data import JOINTS, make_data, read_manifest  # noqa: E402
+from tools.launcher import make_plugin_importable  # noqa: E402
 
 ROOT = Path(__file__).resolve().parent.parent
 CONFIGS = {name: ROOT / f'configs/demo/td-hm_res18_{name}-1xb16-8e_demo-128x96.py' for name in ('hdm', 'mse')}
@@ -189,7 +191,7 @@ def draw(runs: list[Run], figures: Path) -> list[str]:
     Returns:
         lines that say what they show.
     """
-    from demo_figures import Predictions, Supervision, draw_heatmaps, draw_persons
+    from tools.analysis_tools.demo_figures import Predictions, Supervision, draw_heatmaps, draw_persons
 
     figures.mkdir(parents=True, exist_ok=True)
     models = {}

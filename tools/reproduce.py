@@ -17,11 +17,12 @@ import sys
 import warnings
 from pathlib import Path
 
-from launcher import make_plugin_importable
-from reproduction import data_check, manifest, report, state
-from reproduction.commands import Place
-from reproduction.manifest import Manifest, Row
-from reproduction.runner import Runner, evaluation_name
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+from tools.launcher import make_plugin_importable  # noqa: E402
+from tools.reproduction import data_check, manifest, report, state  # noqa: E402
+from tools.reproduction.commands import Place  # noqa: E402
+from tools.reproduction.manifest import Manifest, Row  # noqa: E402
+from tools.reproduction.runner import Runner, evaluation_name  # noqa: E402
 
 ROOT = manifest.ROOT
 

@@ -19,11 +19,11 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent))
-from launcher import ROOT, make_plugin_importable  # noqa: E402
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+from tools.launcher import ROOT, make_plugin_importable  # noqa: E402
+from tools.studies.config import Run, Study, fingerprint  # noqa: E402
 
 make_plugin_importable()
-from study_config import Run, Study, fingerprint  # noqa: E402
 
 
 def run_list(args: argparse.Namespace) -> int:
@@ -41,7 +41,7 @@ def state(study: Study, run: Run) -> str:
 
 
 def run_one(args: argparse.Namespace) -> int:
-    from study_run import perform
+    from tools.studies.run import perform
 
     study = Study(args.study, args.data_root, args.work_dir)
     run = next((run for run in study.runs() if run.name == args.run), None)
@@ -122,7 +122,7 @@ def start_lacks(study: Study, run: Run) -> bool:
 
 
 def run_measure(args: argparse.Namespace) -> int:
-    from study_run import measure_again
+    from tools.studies.run import measure_again
 
     study = Study(args.study, args.data_root, args.work_dir)
     for run in study.runs(args.stage):
@@ -133,7 +133,7 @@ def run_measure(args: argparse.Namespace) -> int:
 
 
 def run_report(args: argparse.Namespace) -> int:
-    from study_report import write_report
+    from tools.studies.report import write_report
 
     write_report([Study(path, None, args.work_dir) for path in args.studies], args.out, args.readme)
     return 0

@@ -1,5 +1,5 @@
 # SimpleBaseline with a slim ResNet-18 on drawn figures, 128 x 96: Gaussian MSE, argmax with quarter shift.
-# Trains from nothing in minutes on two CPU cores: `make demo`. The data are made by tools/make_demo_data.py.
+# Trains from nothing in minutes on two CPU cores: `make demo`. The data are made by tools/dataset_converters/make_demo_data.py.
 _base_ = ['mmpose::body_2d_keypoint/topdown_heatmap/coco/td-hm_res50_8xb64-210e_coco-256x192.py']
 custom_imports = dict(imports=['hdm_mmpose.components'], allow_failed_imports=False)
 

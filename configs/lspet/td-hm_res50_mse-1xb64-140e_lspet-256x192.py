@@ -1,5 +1,5 @@
 # SimpleBaseline with ResNet-50 on Leeds Sports Pose Extended, 256 x 192, from nothing: Gaussian MSE, quarter shift.
-# The base of everything under configs/lspet/ and of the study (study.yml). The data are made by tools/convert_lspet.py:
+# The base of everything under configs/lspet/ and of the study (study.yml). The data are made by tools/dataset_converters/convert_lspet.py:
 # 5,000 persons to train on, 1,000 held out, 14 joints in CrowdPose's order.
 _base_ = ['mmpose::body_2d_keypoint/topdown_heatmap/crowdpose/td-hm_res50_8xb64-210e_crowdpose-256x192.py']
 custom_imports = dict(imports=['hdm_mmpose.components'], allow_failed_imports=False)

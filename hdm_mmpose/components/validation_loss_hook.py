@@ -25,7 +25,7 @@ class ValidationLossHook(Hook):
     """Logs, after each validation epoch, MSE to Gaussian heatmaps and the transport cost of the same predictions.
 
     The paper's supplement B (Fig. 2) compares how each of them goes together with the metric;
-    ``tools/loss_vs_metric.py`` draws it from the log. Both are means over the annotated joints: ``val/loss_mse`` of the
+    ``tools/analysis_tools/loss_vs_metric.py`` draws it from the log. Both are means over the annotated joints: ``val/loss_mse`` of the
     mean over the cells of the squared difference, ``val/loss_emd`` of the loss named by ``emd``: by default the transport
     cost ``<C, p>`` alone, in heatmap cells. They are measured on the annotated boxes, without flip test, with the weights
     the metric was measured with. In heads with stages it is the last stage that is measured.

@@ -32,7 +32,7 @@ FALLBACK = 200
 
 
 def step_budget(epsilon: float) -> int:
-    """Newton steps that are enough for this epsilon (measured: ``tools/benchmark_transport.py --accuracy``).
+    """Newton steps that are enough for this epsilon (measured: ``tools/benchmarks/transport.py --accuracy``).
 
     Used up in full only where stopping early would need to ask the device (GPU), or by joints that do not converge.
     """

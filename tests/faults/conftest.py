@@ -1,4 +1,4 @@
-"""What the fault tests share: data, and the table that ``tools/faults_table.py`` makes of what they saw."""
+"""What the fault tests share: data, and the table that ``tests/faults/table.py`` makes of what they saw."""
 
 from __future__ import annotations
 

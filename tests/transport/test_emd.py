@@ -2,8 +2,6 @@
 
 import importlib
 import itertools
-import sys
-from pathlib import Path
 
 import numpy as np
 import ot
@@ -26,10 +24,7 @@ from hdm_mmpose.transport import (
 )
 from hdm_mmpose.transport.suppliers import Softplus
 from tests.transport.families import dot_map, dots_in, problem_of, random_dots
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / 'tools'))
-
-from measuring import peak_memory  # noqa: E402
+from tools.benchmarks.measuring import peak_memory
 
 SIZE = (7, 5)
 DOTS = dots_in(SIZE)
@@ -298,7 +293,7 @@ def test_without_subpixel_one_demander_takes_everything(potential, solver):
 
 
 def test_no_more_memory_than_eight_heatmaps():
-    """Forward and backward, on top of the map and its target (tools/benchmark_transport.py measures 4.3)."""
+    """Forward and backward, on top of the map and its target (tools/benchmarks/transport.py measures 4.3)."""
     heatmap, dots = torch.randn(32 * 17, 64, 48, requires_grad=True), torch.rand(32 * 17, 2) * 47
     how = options(supplier='softmax', ground_distance='saturated', potential='product', unbiased=True)
     peak = peak_memory(lambda: emd(heatmap, dots, how).cost.sum().backward(), 'cpu')

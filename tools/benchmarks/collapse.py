@@ -1,9 +1,9 @@
 #!/usr/bin/env python
 """Which supplier rules survive a fresh start: a small network on drawn figures, several seeds per rule.
 
-    python tools/benchmark_collapse.py [--markdown docs/collapse.md --json docs/data/collapse.json]
+    python tools/benchmarks/collapse.py [--markdown docs/collapse.md --json docs/data/collapse.json]
 
-The pictures are those of ``tools/make_demo_data.py``, drawn in memory, one crop per person.  The network's last layer
+The pictures are those of ``tools/dataset_converters/make_demo_data.py``, drawn in memory, one crop per person.  The network's last layer
 starts as in MMPose's ``HeatmapHead`` (normal, 0.001; bias 0), so that maps start around 0.  A map is empty if it holds no mass
 under its rule: Eq. 3 then divides 0 by 0.  It is still if the loss has no gradient at it to speak of, empty or not: a softmax whose
 mass has all gone to one cell is as still as an empty relu.  Both are measured on held-out persons, several times in a training.
@@ -22,16 +22,14 @@ from pathlib import Path
 import cv2
 import numpy as np
 import torch
-from make_demo_data import SPLITS, make_picture
-from measuring import ROOT, conditions, machine, table, write_json
 from torch import Tensor, nn
 
-sys.path.insert(0, str(ROOT))
-
-from transport_benchmark import defaults  # noqa: E402
-
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from hdm_mmpose.decoding import read_heatmap  # noqa: E402
 from hdm_mmpose.transport import EMDOptions, build_supplier  # noqa: E402
+from tools.benchmarks.measuring import conditions, machine, table, write_json  # noqa: E402
+from tools.benchmarks.transport_benchmark import defaults  # noqa: E402
+from tools.dataset_converters.make_demo_data import SPLITS, make_picture  # noqa: E402
 
 INPUT = (48, 64)  # w, h in pixels
 STRIDE = 2
@@ -265,7 +263,7 @@ def document(runs: list[Run], about: dict, arguments: argparse.Namespace) -> str
     """The Markdown file, whole."""
     return f"""# Which supplier rules survive a fresh start
 
-This file is written by `tools/benchmark_collapse.py`; change the script, not the file.
+This file is written by `tools/benchmarks/collapse.py`; change the script, not the file.
 
 A small network ({sum(p.numel() for p in Network().parameters())} parameters) learns {JOINTS} joints of {arguments.persons} drawn
 persons, {INPUT[0]} x {INPUT[1]} pixels to {SIZE[1]} x {SIZE[0]} cells, {arguments.steps} steps of {arguments.batch}, Adam at

@@ -1,6 +1,6 @@
 """Draw a small COCO-format data set of jointed figures whose joints are known exactly.
 
-    python tools/make_demo_data.py --out data/demo --train 900 --val 150 --seed 0
+    python tools/dataset_converters/make_demo_data.py --out data/demo --train 900 --val 150 --seed 0
 
 writes
 

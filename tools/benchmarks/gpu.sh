@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Everything that needs a GPU, in one go: are the kernel's results right there, and what does it cost?
 #
-#   tools/benchmark_gpu.sh [STAGE...]      default: kernel launch transport codec training
-#   tools/benchmark_gpu.sh prepare         only for a machine without network: fetch the wheels it will need
+#   tools/benchmarks/gpu.sh [STAGE...]      default: kernel launch transport codec training
+#   tools/benchmarks/gpu.sh prepare         only for a machine without network: fetch the wheels it will need
 #
 #   kernel     the tests of the Triton kernel, compiled instead of interpreted; autocast, CUDA graphs, torch.compile
 #   launch     layouts of the kernel: warps, tiles, registers
@@ -16,7 +16,7 @@
 # (default 9), each network of `training` counting as two of its own; what was finished of it is kept, and the next call goes on.
 # Without MMPose on the machine the folder data/wheels is installed to SITE (`prepare`, 8 MiB, fills it on one with network).
 set -uo pipefail
-cd "$(dirname "$0")/.."
+cd "$(dirname "$0")/../.."
 # `prepare` reads the sources of xtcocotools, for which the environment that `make install` makes has what it takes.
 PYTHON=${PYTHON:-$([ -x .venv/bin/python ] && echo .venv/bin/python || echo python3)}
 WHEELS=${WHEELS:-data/wheels}
@@ -26,18 +26,18 @@ MINUTES=${MINUTES:-9}
 export PYTHONPATH="$SITE:$PWD${PYTHONPATH:+:$PYTHONPATH}"
 
 prepare() {
-    WHEELS="$WHEELS" PYTHON="$PYTHON" tools/study_gpu.sh prepare
+    WHEELS="$WHEELS" PYTHON="$PYTHON" tools/studies/gpu.sh prepare
     "$PYTHON" -m pip download -q --no-deps -d "$WHEELS" pytest==8.4.2 pluggy==1.6.0 iniconfig==2.1.0 pygments==2.19.2
 }
 
 training() {  # of one network
     local common=(--device cuda --models "$1" --resume --json "$OUT/training.json" --markdown "$OUT/benchmarks.md")
-    stage "training-$1" "$PYTHON" tools/benchmark_training.py "${common[@]}"
-    stage "training-$1, 133 keypoints" "$PYTHON" tools/benchmark_training.py "${common[@]}" --keypoints 133 --precision fp32 bf16
+    stage "training-$1" "$PYTHON" tools/benchmarks/training.py "${common[@]}"
+    stage "training-$1, 133 keypoints" "$PYTHON" tools/benchmarks/training.py "${common[@]}" --keypoints 133 --precision fp32 bf16
 }
 
 install() {
-    [ ! -d "$WHEELS" ] || WHEELS="$WHEELS" PYTHON="$PYTHON" SITE="$SITE" tools/study_gpu.sh install mmpose.models pytest
+    [ ! -d "$WHEELS" ] || WHEELS="$WHEELS" PYTHON="$PYTHON" SITE="$SITE" tools/studies/gpu.sh install mmpose.models pytest
 }
 
 # name, then a command: its output to the terminal and to the log
@@ -63,14 +63,14 @@ run() {
                 stage kernel "$PYTHON" -m pytest -q -p no:cacheprovider --durations=5 -m '' -k 'not interpreted' \
                     tests/transport/triton_emd_kernel.py tests/transport/test_triton_emd.py ;;
             launch)
-                stage launch "$PYTHON" tools/benchmark_launch.py --json "$OUT/launch.json" ;;
+                stage launch "$PYTHON" tools/benchmarks/launch.py --json "$OUT/launch.json" ;;
             transport)
-                stage transport "$PYTHON" tools/benchmark_transport.py --device cuda --batch 64 --size 96 72 \
+                stage transport "$PYTHON" tools/benchmarks/transport.py --device cuda --batch 64 --size 96 72 \
                     --json "$OUT/transport.json" --markdown "$OUT/benchmarks.md"
-                stage scaling "$PYTHON" tools/benchmark_transport.py --device cuda --scaling --plot "$OUT/images/scaling_cuda.png" \
+                stage scaling "$PYTHON" tools/benchmarks/transport.py --device cuda --scaling --plot "$OUT/images/scaling_cuda.png" \
                     --json "$OUT/scaling.json" --markdown "$OUT/benchmarks.md" ;;
             codec)
-                stage codec "$PYTHON" tools/benchmark_codec.py --device cuda --json "$OUT/codec.json" --markdown "$OUT/benchmarks.md" ;;
+                stage codec "$PYTHON" tools/benchmarks/codec.py --device cuda --json "$OUT/codec.json" --markdown "$OUT/benchmarks.md" ;;
             training)
                 for network in res152 hrnet-w32 hrnet-w48 hrformer-base; do training "$network"; done ;;
             training-*)

@@ -1,4 +1,4 @@
-"""Time, memory and accuracy of a loss's forward and backward pass: the default of ``tools/benchmark_transport.py``."""
+"""Time, memory and accuracy of a loss's forward and backward pass: the default of ``tools/benchmarks/transport.py``."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from dataclasses import dataclass, field
 from typing import Callable
 
 import torch
-from measuring import copy_bandwidth, peak_memory, race, summary, table
 from torch import Tensor
 
 from hdm_mmpose.transport import EMDOptions, SupplierRule, build_supplier, centroid, emd
+from tools.benchmarks.measuring import copy_bandwidth, peak_memory, race, summary, table
 
 from . import defaults
 from .maps import dot_maps, network_like, random_dots

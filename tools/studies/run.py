@@ -14,13 +14,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from measuring import commit, installed, processor
 from mmengine.config import Config
 from mmengine.runner import Runner
 from mmpose.datasets import CrowdPoseDataset
 from mmpose.datasets.datasets.utils import parse_pose_metainfo
-from study_config import Run, Study, fingerprint
-from study_metrics import measure
+
+from tools.benchmarks.measuring import commit, installed, processor
+from tools.studies.config import Run, Study, fingerprint
+from tools.studies.metrics import measure
 
 PACKAGES = ('torch', 'mmengine', 'mmcv', 'mmcv-lite', 'mmpose', 'numpy')
 

@@ -1,6 +1,6 @@
 """Leeds Sports Pose Extended from its public archive to COCO format, with a fixed split.
 
-    python tools/convert_lspet.py ARCHIVE --out data/lspet
+    python tools/dataset_converters/convert_lspet.py ARCHIVE --out data/lspet
 
 ARCHIVE holds ``joints.mat`` and ``images/im00001.jpg`` ... as published by S. Johnson and M. Everingham ("Learning Effective
 Human Pose Estimation from Inaccurate Annotation", CVPR 2011). Written are ``annotations/{train,val}.json``,
@@ -23,7 +23,7 @@ import numpy as np
 from PIL import Image
 from scipy.io import loadmat
 
-SPLIT = Path(__file__).resolve().parent.parent / 'configs' / 'lspet' / 'split.json'
+SPLIT = Path(__file__).resolve().parents[2] / 'configs' / 'lspet' / 'split.json'
 LSP_JOINTS = (
     'right_ankle', 'right_knee', 'right_hip', 'left_hip', 'left_knee', 'left_ankle', 'right_wrist', 'right_elbow',
     'right_shoulder', 'left_shoulder', 'left_elbow', 'left_wrist', 'neck', 'top_head')

@@ -3,24 +3,23 @@
 
 Everything in it is computed by ``hdm_mmpose.transport``; the gradients are those of autograd.
 
-    python tools/draw_how_it_works.py                  # writes docs/images/how_it_works.png
+    python tools/analysis_tools/draw_how_it_works.py                  # writes docs/images/how_it_works.png
 """
 
 from __future__ import annotations
 
 import argparse
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from launcher import make_plugin_importable
 from torch import Tensor
 
-make_plugin_importable()
-
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from hdm_mmpose.transport import EMDOptions, TransportProblem, build_supplier, dot_demanders, emd, solve  # noqa: E402
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 SIZE = (9, 14)  # H, W in cells
 DOT = (10.35, 2.6)  # x, y in cells: where the joint is
 BLOB = (3.2, 5.9)  # x, y in cells: where the network sees it

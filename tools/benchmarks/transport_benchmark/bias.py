@@ -1,15 +1,15 @@
-"""Where the minimiser of each objective decodes to: ``tools/benchmark_transport.py --bias``."""
+"""Where the minimiser of each objective decodes to: ``tools/benchmarks/transport.py --bias``."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 import torch
-from measuring import table
 from torch import Tensor
 
 from hdm_mmpose.decoding import decode_square
 from hdm_mmpose.transport import EMDOptions, TransportProblem, build_supplier, dot_demanders, emd, emd_objective
+from tools.benchmarks.measuring import table
 
 from .maps import dot_maps, random_dots
 

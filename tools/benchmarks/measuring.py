@@ -16,9 +16,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
-from reproduction.origin import commit
 
-ROOT = Path(__file__).resolve().parent.parent
+from tools.reproduction.origin import commit
+
+ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ('torch', 'triton', 'numpy', 'mmpose', 'POT', 'geomloss', 'ott-jax', 'jax')
 WARM_UP = 3
 # Long enough for the host to have queued what is timed: the device's own time is wanted, not that of launching.

@@ -1,4 +1,4 @@
-"""How many Newton steps are needed, and how close they come: ``tools/benchmark_transport.py --accuracy``."""
+"""How many Newton steps are needed, and how close they come: ``tools/benchmarks/transport.py --accuracy``."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import warnings
 from dataclasses import dataclass
 
 import torch
-from measuring import table
 from torch import Tensor
 
 from hdm_mmpose.transport import (
@@ -22,6 +21,7 @@ from hdm_mmpose.transport import (
     supplier_gradient,
 )
 from hdm_mmpose.transport.newton import WARM_UP
+from tools.benchmarks.measuring import table
 
 from .maps import families, random_dots
 

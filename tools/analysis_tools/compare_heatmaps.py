@@ -6,17 +6,19 @@ are chosen by error, one per person: where the second model improves most on the
 over its ranked errors, from the largest to the smallest. Errors are compared in parts of the person's size, the longer side of
 its box, and printed in pixels. Since drawn joints are chosen, the picture also says how both models do on all of them.
 
-    python tools/compare_heatmaps.py WORK_DIR_BASELINE WORK_DIR_OURS --choose improved --number 4 --out FOLDER
+    python tools/analysis_tools/compare_heatmaps.py WORK_DIR_BASELINE WORK_DIR_OURS --choose improved --number 4 --out FOLDER
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import sys
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from trained_model import add_arguments, annotated_dataset, load, title_of
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+from tools.analysis_tools.trained_model import add_arguments, annotated_dataset, load, title_of  # noqa: E402
 
 CHOICES = {
     'improved': 'joints where the second model improves most on the first',

@@ -1,6 +1,6 @@
 """Time of encoding and decoding, ours against MMPose's MSRAHeatmap (one sample at a time, as MMPose's heads run it).
 
-    python tools/benchmark_codec.py [--markdown docs/benchmarks.md --json docs/data/codec_cpu.json] [--device cpu|cuda]
+    python tools/benchmarks/codec.py [--markdown docs/benchmarks.md --json docs/data/codec_cpu.json] [--device cpu|cuda]
 
 Every time is the median over interleaved, warmed-up repeats, with the quartiles beside it; heatmaps rotate through several
 batches, more than the caches hold.  Nothing is printed before results have been compared: encoded dots with their
@@ -20,14 +20,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-sys.path.insert(0, str(Path(__file__).resolve().parent))
-from measuring import ROOT, conditions, find_block, machine, race, summary, table, write_block, write_json  # noqa: E402
-
-sys.path.insert(0, str(ROOT))
-
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from hdm_mmpose.decoding import read_heatmap  # noqa: E402
 from hdm_mmpose.transport.sub_pixel_cpu import COMPILED, read_heatmap_cpu  # noqa: E402
 from hdm_mmpose.transport.suppliers import build_supplier  # noqa: E402
+from tools.benchmarks.measuring import conditions, find_block, machine, race, summary, table, write_block, write_json  # noqa: E402
 
 STRIDE = 4
 SEED = 0

@@ -8,16 +8,18 @@ dots with Gaussians whose peak sits on a cell centre (the paper's, MMPose's ``MS
 Gaussian keeps the dot's sub-pixel place (DARK's and UDP's targets), nor for the four bilinear masses of Eq. 4; the two sides
 then differ by 2 E(||dot||^2 - <Gauss, dot>), whatever is predicted. All three are reported.
 
-    python tools/check_theorem.py WORK_DIR --out FOLDER
+    python tools/analysis_tools/check_theorem.py WORK_DIR --out FOLDER
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import sys
 from pathlib import Path
 
-from trained_model import add_arguments, annotated_dataset, load
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+from tools.analysis_tools.trained_model import add_arguments, annotated_dataset, load  # noqa: E402
 
 CASES = {
     'snapped': 'one-hot dot, Gaussian with its peak on the cell centre (the paper)',

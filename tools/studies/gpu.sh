@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
 # The study on a GPU machine, within a given time, stage by stage; whatever is finished when the time is up is kept.
 #
-#   tools/study_gpu.sh run [MINUTES [STAGE...]]     default: 600 minutes, all stages
-#   tools/study_gpu.sh prepare                      only for a machine without network: fetch the wheels it will need
-#   tools/study_gpu.sh install MODULE...            install them to $SITE unless all these modules can be imported
+#   tools/studies/gpu.sh run [MINUTES [STAGE...]]     default: 600 minutes, all stages
+#   tools/studies/gpu.sh prepare                      only for a machine without network: fetch the wheels it will need
+#   tools/studies/gpu.sh install MODULE...            install them to $SITE unless all these modules can be imported
 #
-# Needs: data/lspet (tools/convert_lspet.py, 54 MiB) and a Python with torch, torchvision, OpenCV, SciPy, matplotlib and
+# Needs: data/lspet (tools/dataset_converters/convert_lspet.py, 54 MiB) and a Python with torch, torchvision, OpenCV, SciPy, matplotlib and
 # this project's other dependencies. Where MMPose is not installed and there is no network, carry along the folder data/wheels
 # that `prepare` fills (6.5 MiB): MMPose, MMDetection, MMEngine and mmcv-lite, all without compiled code, and the sources
 # of xtcocotools, which is built there against that machine's NumPy (needs a C compiler and Cython). No network of the
@@ -18,7 +18,7 @@
 # Put results.tar.gz back as data/lspet_results.tar.gz (or name it in RESULTS) and the next call goes on from there; what
 # was unfinished starts anew unless work_dirs/lspet is still there. JOBS runs at a time (default 3), one GPU for all.
 set -euo pipefail
-cd "$(dirname "$0")/.."
+cd "$(dirname "$0")/../.."
 # `prepare` reads the sources of xtcocotools, for which the environment that `make install` makes has what it takes.
 PYTHON=${PYTHON:-$([ -x .venv/bin/python ] && echo .venv/bin/python || echo python3)}
 WHEELS=${WHEELS:-data/wheels}

@@ -15,10 +15,10 @@ import statistics
 from collections.abc import Iterator
 from pathlib import Path
 
-from loss_vs_metric import summary
-from measuring import write_block
-from study_config import Study
-from study_metrics import AUC_THRESHOLDS
+from tools.analysis_tools.loss_vs_metric import summary
+from tools.benchmarks.measuring import write_block
+from tools.studies.config import Study
+from tools.studies.metrics import AUC_THRESHOLDS
 
 BEGIN, END = '<!-- discussion: written by hand, kept by the generator -->', '<!-- end of discussion -->'
 COLUMNS = {
@@ -363,9 +363,10 @@ def draw_curves(study: Study, records: list[dict], file: Path) -> None:
 
 
 def how_to_repeat(studies: list[Study]) -> str:
-    lines = ['## How to run it again', '', 'Put the data into `data/lspet` (`tools/convert_lspet.py`), then', '', '```bash']
+    lines = ['## How to run it again', '', 'Put the data into `data/lspet` (`tools/dataset_converters/convert_lspet.py`), then', '',
+             '```bash']
     lines += [f'python tools/study.py run configs/lspet/{study.name}.yml' for study in studies]
     files = ' '.join(f'configs/lspet/{study.name}.yml' for study in studies)
     lines += [f'python tools/study.py report --readme README.md {files}', '```', '']
-    lines += ['`tools/study_gpu.sh` does the same on a GPU machine within a given time, stage by stage.']
+    lines += ['`tools/studies/gpu.sh` does the same on a GPU machine within a given time, stage by stage.']
     return '\n'.join(lines)

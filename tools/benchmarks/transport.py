@@ -1,15 +1,15 @@
 #!/usr/bin/env python
 """The EMD loss alone: its accuracy, its bias, its time and memory, and those of other solvers.  Needs torch only.
 
-    python tools/benchmark_transport.py                  time and memory, after a check against float64
-    python tools/benchmark_transport.py --accuracy       Newton steps needed and errors, over epsilons and kinds of maps
-    python tools/benchmark_transport.py --bias           where the minimiser of each objective decodes to
-    python tools/benchmark_transport.py --scaling        curves over B x K, H x W and epsilon, as a picture
+    python tools/benchmarks/transport.py                  time and memory, after a check against float64
+    python tools/benchmarks/transport.py --accuracy       Newton steps needed and errors, over epsilons and kinds of maps
+    python tools/benchmarks/transport.py --bias           where the minimiser of each objective decodes to
+    python tools/benchmarks/transport.py --scaling        curves over B x K, H x W and epsilon, as a picture
 
 --markdown docs/benchmarks.md puts the result into that page, where the picture of --scaling is linked: give it a place there
 too, --plot docs/images/scaling_cpu.png.  The measurement on a GPU that the README asks for is
 
-    python tools/benchmark_transport.py --device cuda --batch 64 --size 96 72 --json docs/data/transport_cuda.json
+    python tools/benchmarks/transport.py --device cuda --batch 64 --size 96 72 --json docs/data/transport_cuda.json
 
 Peers (POT, GeomLoss, OTT-JAX) take part where they are installed: ``pip install POT geomloss ott-jax``.
 """
@@ -23,13 +23,11 @@ import sys
 from pathlib import Path
 
 import torch
-from measuring import ROOT, conditions, find_block, machine, write_block, write_json
 
-sys.path.insert(0, str(ROOT))
-
-from transport_benchmark import accuracy, bias, speed  # noqa: E402
-
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from hdm_mmpose.transport import POTENTIALS, SUPPLIERS  # noqa: E402
+from tools.benchmarks.measuring import ROOT, conditions, find_block, machine, write_block, write_json  # noqa: E402
+from tools.benchmarks.transport_benchmark import accuracy, bias, speed  # noqa: E402
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -12,11 +12,11 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
-from measuring import available
 from torch import Tensor
 
 from hdm_mmpose.transport import SupplierRule, dot_demanders
 from hdm_mmpose.transport.suppliers import pull_back
+from tools.benchmarks.measuring import available
 
 
 class Peer(NamedTuple):

@@ -1,9 +1,9 @@
 #!/usr/bin/env python
 """A whole training step with the EMD loss against the same step with KeypointMSELoss, with and without MMPose's accuracy.
 
-    python tools/benchmark_training.py --device cuda                      four networks at 384 x 288, fp32, fp16 and bf16
-    python tools/benchmark_training.py --device cuda --keypoints 133      whole-body
-    python tools/benchmark_training.py --batch 2 --models res18           ratios on a CPU, at 128 x 96
+    python tools/benchmarks/training.py --device cuda                      four networks at 384 x 288, fp32, fp16 and bf16
+    python tools/benchmarks/training.py --device cuda --keypoints 133      whole-body
+    python tools/benchmarks/training.py --batch 2 --models res18           ratios on a CPU, at 128 x 96
 
 With --resume, what --json holds already is kept and the rest is measured: on a machine that is lent for some minutes at a time,
 repeat the call until nothing is left to do.
@@ -15,7 +15,7 @@ block of steps each; ratios are formed within a turn, and medians and quartiles 
 value and gradient of the EMD loss are compared with float64 on the CPU; if they are off there are no times.
 
 Needs MMPose, and mmcv with `mmcv.ops`.  `make install` brings them to a machine with a network and a compiler.  To a bare
-machine with a GPU they are carried as wheels: `tools/study_gpu.sh prepare` fetches them, `tools/benchmark_gpu.sh` installs
+machine with a GPU they are carried as wheels: `tools/studies/gpu.sh prepare` fetches them, `tools/benchmarks/gpu.sh` installs
 them there (mmcv-lite: none of these networks uses a compiled operator).
 """
 
@@ -33,10 +33,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from measuring import ROOT, conditions, find_block, machine, script, summary, table, write_block, write_json
 from torch import Tensor, nn
 
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+from tools.benchmarks.measuring import ROOT, conditions, find_block, machine, script, summary, table, write_block, write_json  # noqa: E402
 
 # Each stands for a pair of configs that differ in nothing but the supervision: {} is `mse` or `hdm`.
 NETWORKS = {

@@ -1,7 +1,7 @@
 """Run the fault tests and write what they saw as a table: fault, what should happen, what did happen.
 
-    python tools/faults_table.py                        # runs `pytest -m faults tests/faults`, writes docs/faults.md
-    python tools/faults_table.py --junit results.xml    # makes the table of a run that was recorded with --junitxml
+    python tests/faults/table.py                        # runs `pytest -m faults tests/faults`, writes docs/faults.md
+    python tests/faults/table.py --junit results.xml    # makes the table of a run that was recorded with --junitxml
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ import xml.etree.ElementTree as ElementTree
 from importlib.metadata import version
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 COLUMNS = ('fault', 'expected', 'happened')
 INTRODUCTION = """# What happens when something goes wrong
 
-Made by `tools/faults_table.py` out of the tests in `tests/faults/` (`make test-faults`); do not edit.
+Made by `tests/faults/table.py` out of the tests in `tests/faults/` (`make test-faults`); do not edit.
 
 {summary}
 

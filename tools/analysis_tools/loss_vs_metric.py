@@ -4,16 +4,18 @@
 Reads what ``ValidationLossHook`` and the evaluator logged, and draws one panel per training: the loss across, the metric up,
 one point per epoch. The rank correlation says how well the two go together (-1: the metric rises whenever the loss falls).
 
-    python tools/loss_vs_metric.py WORK_DIR_MSE WORK_DIR_EMD --losses mse emd --metric PCK --first 2 --last 15 --out FOLDER
+    python tools/analysis_tools/loss_vs_metric.py WORK_DIR_MSE WORK_DIR_EMD --losses mse emd --metric PCK --first 2 --last 15 --out FOLDER
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import sys
 from pathlib import Path
 
-from trained_model import title_of
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+from tools.analysis_tools.trained_model import title_of  # noqa: E402
 
 LABELS = {
     'mse': 'MSE to Gaussian heatmaps on the validation set (mean per cell)',

@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 """How the Triton kernel is best laid over a GPU: time of its launch for several numbers of warps, tiles and registers.
 
-    python tools/benchmark_launch.py [--batch 64] [--keypoints 17] [--json PATH]
+    python tools/benchmarks/launch.py [--batch 64] [--keypoints 17] [--json PATH]
 
 Maps rotate through several batches, more than the cache holds; a layout whose results differ from float64 on the CPU is
 reported as wrong and not timed.  The layout in use is ``launch_of`` in hdm_mmpose/transport/triton_emd.py.
@@ -15,11 +15,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from measuring import ROOT, conditions, copy_bandwidth, machine, race, table, write_json
 
-sys.path.insert(0, str(ROOT))
-
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from hdm_mmpose.transport import EMDOptions, emd  # noqa: E402
+from tools.benchmarks.measuring import conditions, copy_bandwidth, machine, race, table, write_json  # noqa: E402
 
 SIZES = ((96, 72), (64, 48), (128, 128))
 CACHE_BYTES = 1 << 28  # rotated inputs together exceed any L2

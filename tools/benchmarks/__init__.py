@@ -1,0 +1,1 @@
+"""What the loss, the decoder and a training cost, measured."""

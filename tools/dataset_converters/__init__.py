@@ -1,0 +1,1 @@
+"""Public data sets, and drawn pictures, in the form that the configs read."""
