@@ -15,12 +15,14 @@ pytest.importorskip('mmpose', reason='the command checks configs of MMPose')
 
 from mmengine.config import Config  # noqa: E402
 
-from hdm_mmpose import check  # noqa: E402
 from hdm_mmpose.__main__ import main  # noqa: E402
-from hdm_mmpose.check import check_config  # noqa: E402
-from hdm_mmpose.check_rules import Finding, disagree, error, written_supplier  # noqa: E402
+from hdm_mmpose.check import check_config, command  # noqa: E402
+from hdm_mmpose.check.command import resolve_path  # noqa: E402
+from hdm_mmpose.check.finding import CONFIG_RULES, Finding, Rule, error  # noqa: E402
+from hdm_mmpose.check.parts import ALIGNMENTS, ConfigParts  # noqa: E402
+from hdm_mmpose.check.rules_agree import written_supplier  # noqa: E402
 from hdm_mmpose.components.alignment import ALIGNMENTS as PACKAGE_ALIGNMENTS  # noqa: E402
-from hdm_mmpose.recipe import ALIGNMENTS, Recipe  # noqa: E402
+from hdm_mmpose.components.supplier_agreement_hook import disagree  # noqa: E402
 from hdm_mmpose.transport import SUPPLIERS, build_supplier  # noqa: E402
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -448,23 +450,23 @@ def test_values_of_the_wrong_type_are_one_finding(plant: Callable[[dict], None],
 
 def test_simcc_is_refused_without_a_word_about_gaussians() -> None:
     """Its sigma is a pair."""
-    cfg = Config.fromfile(check.located('mmpose::body_2d_keypoint/rtmpose/coco/rtmpose-s_8xb256-420e_coco-256x192.py')).to_dict()
+    cfg = Config.fromfile(resolve_path('mmpose::body_2d_keypoint/rtmpose/coco/rtmpose-s_8xb256-420e_coco-256x192.py')).to_dict()
     cfg['model']['head']['decoder'] = dict(type='SubPixelDecoder', input_size=(192, 256), heatmap_size=(48, 64), blur=0)
     assert found(cfg) == {'imports': 'error', 'refused-head': 'error'}
 
 
 def test_a_rule_that_fails_is_a_finding_and_the_others_report(monkeypatch: pytest.MonkeyPatch) -> None:
-    def rule_broken(recipe: Recipe) -> Iterator[Finding]:
+    def rule_broken(parts: ConfigParts) -> Iterator[Finding]:
         yield error('before', 'here', 'found before it broke', '')
         raise ZeroDivisionError('no stride')
 
-    monkeypatch.setattr(check, 'RULES', (rule_broken, *check.RULES))
+    monkeypatch.setattr(command, 'CONFIG_RULES', [Rule('a broken one', {}, rule_broken), *CONFIG_RULES])
     cfg = demo()
     decoder_supplier(cfg)
     findings = {finding.rule: finding for finding in check_config(cfg)}
     assert {'before', 'rule-failed', 'supplier'} <= findings.keys()
     assert findings['rule-failed'].level == 'error'
-    assert findings['rule-failed'].what == 'rule_broken cannot judge this config: ZeroDivisionError: no stride'
+    assert findings['rule-failed'].what == 'rule_broken cannot read this config: ZeroDivisionError: no stride'
 
 
 def test_what_does_not_build_is_not_compared() -> None:
@@ -591,7 +593,8 @@ def test_option_without_a_value_is_said_not_thrown(capsys: pytest.CaptureFixture
 
 
 def test_environment_without_mmpose_is_said_not_thrown(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
-    monkeypatch.delitem(sys.modules, 'hdm_mmpose.check')
+    for name in [name for name in sys.modules if name.partition('.check')[:2] == ('hdm_mmpose', '.check')]:
+        monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, 'mmengine.config', None)  # importing it raises ModuleNotFoundError
     assert main(['check', str(DEMO)]) == 1
     assert 'check needs MMPose' in capsys.readouterr().out

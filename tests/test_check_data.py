@@ -14,8 +14,8 @@ pytest.importorskip('mmpose', reason='the command checks configs of MMPose')
 from mmengine.config import Config  # noqa: E402
 
 from hdm_mmpose.__main__ import main  # noqa: E402
-from hdm_mmpose.check import located  # noqa: E402
-from hdm_mmpose.check_data import check_data, check_dataset  # noqa: E402
+from hdm_mmpose.check.command import resolve_path  # noqa: E402
+from hdm_mmpose.check.data import check_data, check_dataset  # noqa: E402
 
 PERSON = dict(id=7, image_id=1, category_id=1, bbox=[2, 3, 40, 50], keypoints=[10, 10, 2, 20, 30, 1, 0, 0, 0])
 CONTENT = dict(images=[dict(id=1, file_name='a.jpg', width=64, height=80)], annotations=[PERSON, dict(PERSON, id=8)],
@@ -78,7 +78,8 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
 def test_joints_are_those_of_the_file_not_those_a_converter_makes_of_them(tmp_path: Path) -> None:
     """MMPose's own recipe for COCO and AIC together: AIC's files have 14 joints, the model 17."""
     (tmp_path / 'a.jpg').write_bytes(b'a picture')
-    loader = Config.fromfile(located('mmpose::body_2d_keypoint/topdown_heatmap/coco/td-hm-vis_res50_8xb64-210e_coco-aic-256x192-merge.py'))
+    recipe = 'mmpose::body_2d_keypoint/topdown_heatmap/coco/td-hm-vis_res50_8xb64-210e_coco-aic-256x192-merge.py'
+    loader = Config.fromfile(resolve_path(recipe))
     _, aic = loader.train_dataloader.dataset.datasets
     for joints, wanted in ((14, []), (17, ['joint-count'])):
         content = edited(lambda content, joints=joints: [each.update(keypoints=[9, 9, 2] * joints) for each in content['annotations']])

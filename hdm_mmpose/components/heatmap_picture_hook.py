@@ -16,9 +16,9 @@ from hdm_mmpose.decoding import read_heatmap
 
 from .alignment import Alignment
 from .emd_heatmap_loss import EMDHeatmapLoss, LastStep
+from .predictions import DECODER_ALIGNMENTS
 from .sub_pixel_decoder import SubPixelDecoder
 from .transport_monitor_hook import watched_loss
-from .validation_loss_hook import DECODER_ALIGNMENTS
 
 DOT, READ = (255, 255, 255), (255, 40, 40)  # RGB of annotated dots and of decoded joints
 

@@ -9,8 +9,8 @@ from mmengine.runner import Runner
 from mmpose.registry import HOOKS
 from torch import nn
 
-from hdm_mmpose.check_rules import disagree, name_of
 from hdm_mmpose.transport import SupplierRule
+from hdm_mmpose.transport.suppliers import Relu, ReluSurrogate
 
 from .emd_heatmap_loss import EMDHeatmapLoss
 
@@ -66,10 +66,28 @@ def disagreements(model: nn.Module) -> Iterator[str]:
             continue
         trained, read = losses[-1].options.supplier, decoder_supplier(decoder)  # of heads with stages the last is decoded
         if disagree(trained, read):
-            yield (f'{name}: the loss trains suppliers {name_of(trained)}, the decoder ({type(decoder).__name__}) reads '
-                   f'{name_of(read)}; give both the same `supplier`')
+            yield (f'{name}: the loss trains suppliers {describe(trained)}, the decoder ({type(decoder).__name__}) reads '
+                   f'{describe(read)}; give both the same `supplier`')
 
 
 def decoder_supplier(decoder: object) -> SupplierRule | None:
     """The rule of ``SubPixelDecoder`` or ``DotAnnotationCodec``; None for a decoder without one."""
     return getattr(decoder, 'supplier', None) or getattr(getattr(decoder, 'decoder', None), 'supplier', None)
+
+
+def disagree(one: SupplierRule | None, other: SupplierRule | None) -> bool:
+    """Whether two rules read some map differently; a rule that is not known agrees with all."""
+    return one is not None and other is not None and read_as(one) != read_as(other)
+
+
+def read_as(rule: SupplierRule) -> SupplierRule:
+    """The rule as far as reading goes: the surrogate differs from relu in the gradient only."""
+    return Relu() if isinstance(rule, ReluSurrogate) else rule
+
+
+def describe(rule: SupplierRule | None) -> str:
+    """A rule in words, with its sharpness where reading depends on one."""
+    if rule is None:
+        return 'nothing known'
+    sharpness = getattr(read_as(rule), 'sharpness', None)
+    return rule.name if sharpness is None else f'{rule.name} of sharpness {sharpness:g}'

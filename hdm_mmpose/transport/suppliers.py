@@ -2,7 +2,7 @@
 
 **This is the one place that says so.**  The loss trains, and the decoder reads, the distribution that a rule makes of a
 raw map ``H``; both must name the same rule, otherwise the decoder looks at something that was never trained.
-``python -m hdm_mmpose check CONFIG`` and the hook in our configs compare them.
+``python -m hdm_mmpose check CONFIG`` compares them in a config, ``SupplierAgreementHook`` in a model.
 
 Every rule has the form ``S_n = m(H_n) / sum_k m(H_k)`` with a non-negative, non-decreasing ``m``.  Its gradient is
 ``dL/dH_n = rate_n (a_n - <a, S>)`` with ``a = dL/dS`` and ``rate_n = m'(H_n) / sum_k m(H_k)`` (paper, supplement C, for

@@ -16,7 +16,7 @@ from mmpose.structures import PoseDataSample
 from mmpose.utils import register_all_modules
 
 from hdm_mmpose.components import DotAnnotationCodec, EMDHeatmapLoss, SubPixelDecoder
-from hdm_mmpose.components.validation_loss_hook import (
+from hdm_mmpose.components.predictions import (
     annotated_loader,
     decoder_alignment,
     gaussian_heatmaps,

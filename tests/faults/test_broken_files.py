@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from hdm_mmpose.check import merged
-from hdm_mmpose.check_data import check_data
+from hdm_mmpose.check.data import check_data
+from hdm_mmpose.check.finding import merge_findings
 from tests.tiny_training import by_iterations, scalars, tiny_config, train
 
 pytestmark = pytest.mark.faults
@@ -49,7 +49,7 @@ def outcome(data: Path, work_dir: Path) -> str:
 
 def found(data: Path, work_dir: Path) -> str:
     """What ``python -m hdm_mmpose check --data`` says."""
-    return '; '.join(f'{finding.level}: {finding.what}' for finding in merged(check_data(tiny_config(data, work_dir))))
+    return '; '.join(f'{finding.level}: {finding.what}' for finding in merge_findings(check_data(tiny_config(data, work_dir))))
 
 
 def change(data: Path, edit: Callable[[dict], None]) -> None:

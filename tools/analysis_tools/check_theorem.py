@@ -57,7 +57,7 @@ def measure(model, dataset, batch: int) -> dict[str, dict[str, float]]:
     from mmengine.dataset import pseudo_collate
     from torch.utils.data import DataLoader
 
-    from hdm_mmpose.components.validation_loss_hook import decoder_sigma, predictions
+    from hdm_mmpose.components.predictions import decoder_sigma, predictions
 
     loader = DataLoader(dataset, batch_size=batch, collate_fn=pseudo_collate)
     names = ('dot', 'gauss', 'pred_gauss', 'pred_dot', 'between', 'gap', 'joints')
@@ -86,7 +86,7 @@ def targets(points, size: tuple[int, int], sigma: float) -> dict:
     """
     import torch
 
-    from hdm_mmpose.components.validation_loss_hook import gaussian_heatmaps
+    from hdm_mmpose.components.predictions import gaussian_heatmaps
 
     height, width = size
     last = points.new_tensor([width - 1, height - 1])

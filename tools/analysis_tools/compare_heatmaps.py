@@ -190,7 +190,7 @@ def in_cells(decoder, crop: tuple[float, ...], points: tuple) -> tuple[tuple[flo
     import numpy as np
 
     from hdm_mmpose.components.alignment import Alignment
-    from hdm_mmpose.components.validation_loss_hook import decoder_alignment
+    from hdm_mmpose.components.predictions import decoder_alignment
 
     left, top, right, bottom = crop
     in_input = (np.array(points) - (left, top)) / (right - left, bottom - top) * decoder.input_size

@@ -60,7 +60,7 @@ def annotated_dataset(config, limit: int = 0):
     """The validation data set on annotated boxes, its first ``limit`` persons if that is not 0."""
     from mmpose.registry import DATASETS
 
-    from hdm_mmpose.components.validation_loss_hook import annotated_loader
+    from hdm_mmpose.components.predictions import annotated_loader
 
     dataset = annotated_loader(config.val_dataloader)['dataset']
     if limit:

@@ -1,6 +1,6 @@
 """What a config says, collected in one place: heads with their losses and decoders, encoders, crops, data sets.
 
-``check_rules.py`` compares these parts. Nothing here judges, and nothing is built.
+The rules compare these parts. Nothing here compares, and nothing is built.
 """
 
 from __future__ import annotations
@@ -100,7 +100,7 @@ class Head(Part):
 
 
 @dataclass(frozen=True)
-class Recipe:
+class ConfigParts:
     """All parts of a config that have to agree.
 
     Attributes:
@@ -134,14 +134,14 @@ class Recipe:
         return (self.cfg.get('model') or {}).get('test_cfg') or {}
 
 
-def read_recipe(cfg: dict) -> Recipe:
+def read_parts(cfg: dict) -> ConfigParts:
     """Collect the parts of a merged config."""
     pipelines = {name: cfg[name]['dataset'] for name in LOADERS if (cfg.get(name) or {}).get('dataset')}
     steps = [part for name, dataset in pipelines.items() for part in walk(dataset, f'{name}.dataset')]
     steps += walk(cfg.get('custom_hooks') or [], 'custom_hooks')  # PipelineSwitchHook brings another pipeline
     encoders = [codec for part in steps if part.type == 'GenerateTarget'
                 for codec in codecs_in(part.cfg.get('encoder'), f'{part.where}.encoder')]
-    return Recipe(
+    return ConfigParts(
         cfg=cfg,
         heads=[read_head(part) for part in walk(cfg.get('model') or {}, 'model') if is_head(part)],
         encoders=encoders,
@@ -219,3 +219,18 @@ def supplier_or_none(spec: Any) -> SupplierRule | None:
         return build_supplier(spec)
     except (TypeError, ValueError):  # building the part says what is wrong with it
         return None
+
+
+def is_number(value: Any) -> bool:
+    """Whether a value of a config is a number, which True and False are not."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def heads_to_check(parts: ConfigParts) -> list[Head]:
+    """Heads with our loss or our decoder."""
+    return [head for head in parts.heads if head.losses or (head.decoder is not None and head.decoder.ours)]
+
+
+def uses_ours(parts: ConfigParts) -> bool:
+    """Whether anything of this package is in the config."""
+    return bool(heads_to_check(parts)) or any(codec.ours for codec in parts.encoders + parts.codecs)

@@ -15,8 +15,8 @@ from typing import Any
 from mmengine.config import Config
 from mmpose.utils import register_all_modules
 
-from hdm_mmpose.check_rules import Finding, error, warning
-from hdm_mmpose.recipe import declared_joints, read_recipe
+from .finding import Finding, error, plural, warning
+from .parts import declared_joints, read_parts
 
 SHOWN = 5  # how many of the faulty ones are named
 
@@ -28,9 +28,9 @@ def check_data(cfg: Config | dict) -> list[Finding]:
         cfg: as read by ``Config.fromfile``; not changed.
     """
     register_all_modules()
-    recipe = read_recipe(cfg.to_dict() if isinstance(cfg, Config) else cfg)
-    # A recipe's own joint count is the one after KeypointConverter, which the file does not have.
-    return [finding for where, dataset, _ in recipe.datasets for finding in check_dataset(where, dataset, declared_joints(dataset))]
+    parts = read_parts(cfg.to_dict() if isinstance(cfg, Config) else cfg)
+    # A config's own joint count is the one after KeypointConverter, which the file does not have.
+    return [finding for where, dataset, _ in parts.datasets for finding in check_dataset(where, dataset, declared_joints(dataset))]
 
 
 def check_dataset(where: str, dataset: dict, joints: int | None) -> Iterator[Finding]:
@@ -81,20 +81,20 @@ def check_persons(where: str, path: str, persons: list[dict], joints: int | None
     counts = sorted({len(person['keypoints']) // 3 for person in persons} - {joints}) if joints else []
     for count in counts:
         bad = [person for person in persons if len(person['keypoints']) // 3 == count]
-        yield error('joint-count', where, f'{path}: {named(bad)} with {count} joints, the data set has {joints}',
+        yield error('joint-count', where, f'{path}: {list_annotations(bad)} with {count} joints, the data set has {joints}',
                     'use the data set class that fits, or correct the file')
     bad = [person for person in persons if not all(finite(joint) for joint in visible(person))]
     if bad:
-        yield error('not-finite', where, f'{path}: {named(bad)} with a visible joint that is not finite',
+        yield error('not-finite', where, f'{path}: {list_annotations(bad)} with a visible joint that is not finite',
                     'set the visibility of such joints to 0')
     bad = [person for person in persons if 'bbox' not in person or not (person['bbox'][2] > 0 and person['bbox'][3] > 0)]
     if bad:
-        yield warning('bad-box', where, f'{path}: {named(bad)} without a box of positive size; MMPose leaves them out',
+        yield warning('bad-box', where, f'{path}: {list_annotations(bad)} without a box of positive size; MMPose leaves them out',
                       'correct the boxes: x, y, width, height')
     bad = [person for person in persons if visible(person) and person.get('image_id') in images
            and not any(inside(joint, images[person['image_id']]) for joint in visible(person))]
     if bad:
-        yield warning('all-outside', where, f'{path}: {named(bad)} with all joints outside the picture; nothing is learnt of them',
+        yield warning('all-outside', where, f'{path}: {list_annotations(bad)} with all joints outside the picture: nothing is learnt',
                       'look at the unit and origin of the coordinates')
 
 
@@ -136,9 +136,9 @@ def inside(joint: tuple[float, float], image: dict) -> bool:
     return not finite(joint) or (0 <= joint[0] <= image.get('width', math.inf) and 0 <= joint[1] <= image.get('height', math.inf))
 
 
-def named(persons: list[dict]) -> str:
+def list_annotations(persons: list[dict]) -> str:
     """How many, and the first of them."""
-    return f'{len(persons)} annotation{"s" * (len(persons) > 1)} (id {first([str(person.get("id")) for person in persons])})'
+    return f'{plural(len(persons), "annotation")} (id {first([str(person.get("id")) for person in persons])})'
 
 
 def first(names: list[str]) -> str:

@@ -1,0 +1,135 @@
+"""What a top-down heatmap model predicts on annotated boxes, in one frame with the annotated dots.
+
+``ValidationLossHook`` and the analysis tools read predictions from here.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from mmengine.model import is_model_wrapper
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from .alignment import Alignment
+
+DECODER_ALIGNMENTS = {'MSRAHeatmap': 'msra', 'UDPHeatmap': 'udp'}
+
+
+def unwrap_model(model: Any) -> Any:
+    """The estimator inside a wrapper for several processes, or the estimator."""
+    return model.module if is_model_wrapper(model) else model
+
+
+def decoded_heatmaps(output: Any) -> Tensor:
+    """The heatmaps (B, K, H, W) that are decoded: the last of several stages, or the ones beside another output.
+
+    Raises:
+        TypeError: there are none.
+    """
+    outputs = output if isinstance(output, (list, tuple)) else [output]
+    maps = [each for each in outputs if isinstance(each, Tensor) and each.dim() == 4]
+    if not maps:
+        raise TypeError(f'the head must give heatmaps (B, K, H, W) or a list of them, one per stage, got {describe_output(output)}: '
+                        'remove ValidationLossHook')
+    return maps[-1]
+
+
+def describe_output(output: Any) -> str:
+    """What a head gave, in words: types and shapes."""
+    if isinstance(output, (list, tuple)):
+        return f'{type(output).__name__} of {", ".join(map(describe_output, output)) or "nothing"}'
+    return str(tuple(output.shape)) if isinstance(output, Tensor) else type(output).__name__
+
+
+def annotated_loader(loader: dict) -> dict:
+    """The validation loader on annotated boxes, its pipeline handing on the joints in input pixels.
+
+    Args:
+        loader (dict): config of a loader whose pipeline ends with ``PackPoseInputs``.
+    """
+    loader = copy.deepcopy(loader)
+    dataset = loader['dataset']
+    dataset.pop('bbox_file', None)
+    pipeline = [*dataset['pipeline'][:-1], {**dataset['pipeline'][-1], 'pack_transformed': True}]
+    if dataset['type'] == 'MpiiDataset':
+        pipeline.insert(1, {'type': 'MpiiPixelOrigin'})
+    dataset['pipeline'] = pipeline
+    return loader
+
+
+def predictions(
+    model: Any, loader: DataLoader, alignment: str | None = None
+) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """What a top-down heatmap model predicts on annotated boxes, without flip test.
+
+    Args:
+        model: the estimator, in evaluation mode; of its stages the last counts.
+        loader (DataLoader): built from ``annotated_loader``.
+        alignment (str, optional): how input pixels map to cells. Default: as the head's decoder does.
+
+    Yields:
+        heatmaps (B, K, H, W); dots in cells (B, K, 2), x then y; weights (B, K), 1 where the joint is annotated and
+        inside the map or at most half a cell outside, else 0.
+    """
+    aligned = aligned_with(model.head.decoder, alignment)
+    for batch in loader:
+        data = model.data_preprocessor(batch, training=False)
+        heatmaps = decoded_heatmaps(model(data['inputs'], data['data_samples'], mode='tensor')).float()
+        instances = [sample.gt_instances for sample in data['data_samples']]
+        points = torch.stack([torch.as_tensor(each.transformed_keypoints[0]) for each in instances]).to(heatmaps)
+        visible = torch.stack([torch.as_tensor(each.keypoints_visible[0]) for each in instances]).to(heatmaps)
+        dots = aligned.to_cells(points)
+        size = dots.new_tensor([heatmaps.shape[-1], heatmaps.shape[-2]])
+        inside = ((dots >= -0.5) & (dots <= size - 0.5)).all(-1)
+        yield heatmaps, dots, ((visible > 0) & inside).to(heatmaps)
+
+
+def aligned_with(decoder: Any, alignment: str | None) -> Alignment:
+    """Where the cells that a decoder reads lie in the input, as it has it or as ``alignment`` says."""
+    return Alignment(alignment or decoder_alignment(decoder), decoder.input_size, decoder.heatmap_size)
+
+
+def decoder_alignment(decoder: object) -> str:
+    """Name of the alignment a head's decoder uses: ours by its attribute, MMPose's two heatmap codecs by their type."""
+    own = getattr(decoder, 'alignment', None)
+    if own is not None:
+        return getattr(own, 'name', own)
+    known = DECODER_ALIGNMENTS.get(type(decoder).__name__)
+    if known is None:
+        raise ValueError(
+            f'alignment must be given for a decoder of type {type(decoder).__name__}: '
+            f"it is known for {', '.join(DECODER_ALIGNMENTS)} and this package's decoders"
+        )
+    return known
+
+
+def decoder_sigma(model: Any) -> float:
+    """Standard deviation, in cells, of the Gaussian the head's decoder was made for; MMPose's 2 if it has none."""
+    return float(getattr(model.head.decoder, 'sigma', 2.0))
+
+
+def gaussian_heatmaps(dots: Tensor, size: tuple[int, int], sigma: float, snapped: bool = True) -> Tensor:
+    """Gaussian heatmaps as MMPose's ``MSRAHeatmap`` draws them: peak 1, cut off beyond 3 sigma.
+
+    Args:
+        dots (Tensor): centres in cells, (..., 2), x then y.
+        size (tuple[int, int]): H and W.
+        sigma (float): standard deviation in cells.
+        snapped (bool): whether the peak is moved to the nearest cell centre (the paper's Gaussian, whose value at the
+            dot's cell is 1), or stays at the dot and is not cut off (DARK's, ``unbiased=True``).
+
+    Returns:
+        Tensor: (..., H, W).
+    """
+    height, width = size
+    centres = torch.floor(dots + 0.5) if snapped else dots
+    dx = torch.arange(width, device=dots.device, dtype=dots.dtype) - centres[..., 0, None]
+    dy = torch.arange(height, device=dots.device, dtype=dots.dtype) - centres[..., 1, None]
+    columns, rows = (torch.exp(-d.square() / (2 * sigma**2)) for d in (dx, dy))
+    if snapped:
+        columns, rows = columns * (dx.abs() <= 3 * sigma), rows * (dy.abs() <= 3 * sigma)
+    return rows[..., :, None] * columns[..., None, :]
