@@ -9,7 +9,9 @@ before a process group is made.
 from __future__ import annotations
 
 import functools
+import importlib
 import pickle
+import sys
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -18,16 +20,43 @@ from typing import Any
 import numpy as np
 import torch
 
+from hdm_mmpose.features import loads_safely
+
+NUMPY_MODULES = ("multiarray", "numeric")
 HISTORY_STATISTICS = ("min", "max", "current", "mean")
 NUMERIC_KINDS = "biufc"
 
 
 def apply() -> None:
     """Work around every fault listed here that this machine has."""
+    let_numpy_names_find_each_other()
     allow_mmengine_checkpoints()
     allow_cpu_process_groups()
     keep_checkpoint_until_the_next_is_written()
     keep_divergence_of_absent_joints_finite()
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# numpy 1 and numpy 2 cannot read each other's checkpoints
+
+
+@functools.lru_cache(maxsize=None)
+def let_numpy_names_find_each_other() -> None:
+    """Let arrays and scalars of a checkpoint be found under the module names of numpy 1 and of numpy 2.
+
+    numpy 2 renamed ``numpy.core`` to ``numpy._core`` and writes that name into pickles. numpy before 1.26 does not know it:
+    a checkpoint trained under numpy 2 cannot be loaded. Only the modules that pickles name become known under both names;
+    ``import numpy._core`` itself still says what numpy this is.
+
+    Upstream: numpy 1.26 knows both names, and so does numpy 2 for now.
+    Remove when: the oldest numpy in pyproject.toml is 1.26 and the newest still knows ``numpy.core``.
+    """
+    for module in NUMPY_MODULES:
+        for name, other in ((f"numpy.core.{module}", f"numpy._core.{module}"), (f"numpy._core.{module}", f"numpy.core.{module}")):
+            try:
+                importlib.import_module(name)
+            except ModuleNotFoundError:
+                sys.modules[name] = importlib.import_module(other)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -38,9 +67,10 @@ def apply() -> None:
 def allow_mmengine_checkpoints() -> None:
     """Let torch's safe loader read the checkpoints that MMEngine's runner writes.
 
-    Since 2.6 ``torch.load`` unpickles weights only. MMEngine 0.10.7 calls it without saying otherwise, but its
-    checkpoints also hold the logged scalars (``HistoryBuffer``: numpy arrays, and its statistics by ``getattr``) and
-    the data set's meta information (numpy arrays): neither ``--resume`` nor testing a checkpoint works.
+    Since 2.6 ``torch.load`` unpickles weights only; where it does not, nothing is done here. MMEngine 0.10.7 calls it
+    without saying otherwise, but its checkpoints also hold the logged scalars (``HistoryBuffer``: numpy arrays, and its
+    statistics by ``getattr``) and the data set's meta information (numpy arrays): neither ``--resume`` nor testing a
+    checkpoint works.
 
     The safe loader stays on. It gets stand-ins, under the names found in such files, that admit exactly this content:
     arrays and scalars of numbers, and the four statistics of ``HistoryBuffer``. Allowing ``getattr`` itself would hand
@@ -49,7 +79,7 @@ def allow_mmengine_checkpoints() -> None:
     Upstream: https://github.com/open-mmlab/mmengine/issues/1655 (fixed by #1670 on the main branch only).
     Remove when: the oldest MMEngine in pyproject.toml reads its own checkpoints.
     """
-    if torch.__version__ < "2.6":
+    if not loads_safely():
         return
     from mmengine.logging import HistoryBuffer
 
@@ -152,26 +182,30 @@ def keep_checkpoint_until_the_next_is_written() -> None:
     file, and ``last_checkpoint`` names one that is gone: nothing is left to resume from. With ``save_best`` the best
     checkpoint is lost in the same way, however many are kept.
 
-    Upstream: ``mmengine/hooks/checkpoint_hook.py`` (``_save_checkpoint_with_step``, ``_save_best_checkpoint``); no
-    report found.
+    Upstream: ``mmengine/hooks/checkpoint_hook.py`` (``_save_checkpoint_with_step``, which is a part of
+    ``_save_checkpoint`` in older ones, and ``_save_best_checkpoint``); no report found.
     Remove when: the oldest MMEngine in pyproject.toml writes before it removes.
     """
     from mmengine.hooks import CheckpointHook
 
-    for name in ("_save_checkpoint_with_step", "_save_best_checkpoint"):
+    regular = "_save_checkpoint_with_step" if hasattr(CheckpointHook, "_save_checkpoint_with_step") else "_save_checkpoint"
+    for name in (regular, "_save_best_checkpoint"):
         setattr(CheckpointHook, name, _save_then_remove(getattr(CheckpointHook, name)))
 
 
 def _save_then_remove(save: Callable) -> Callable:
     @functools.wraps(save)
     def save_then_remove(self: Any, *args: Any, **kwargs: Any) -> None:
-        backend = self.file_backend
-        self.file_backend = deferred = _RemovesLater(backend)
+        removals: list[tuple[Callable, str]] = []
+        stores = {name: getattr(self, name) for name in ("file_backend", "file_client")}  # MMEngine 0.7 removes through either
+        for name, store in stores.items():
+            setattr(self, name, _RemovesLater(store, removals))
         try:
             save(self, *args, **kwargs)
         finally:
-            self.file_backend = backend
-        for remove, path in deferred.removals:
+            for name, store in stores.items():
+                setattr(self, name, store)
+        for remove, path in removals:
             if path not in _written_last(self):  # the new one may bear the old one's name
                 remove(path)
 
@@ -181,24 +215,24 @@ def _save_then_remove(save: Callable) -> Callable:
 def _written_last(hook: Any) -> set[str | None]:
     """Paths a ``CheckpointHook`` wrote last; it has the attributes of what it was asked to save only."""
     best = getattr(hook, "best_ckpt_path_dict", None) or {}
-    return {hook.last_ckpt, getattr(hook, "best_ckpt_path", None), *best.values()}
+    return {getattr(hook, "last_ckpt", None), getattr(hook, "best_ckpt_path", None), *best.values()}
 
 
 class _RemovesLater:
-    """A file backend that only notes what it should remove."""
+    """A place for files that only notes what it should remove."""
 
-    def __init__(self, backend: Any) -> None:
-        self.backend = backend
-        self.removals: list[tuple[Callable, str]] = []
+    def __init__(self, store: Any, removals: list[tuple[Callable, str]]) -> None:
+        self.store = store
+        self.removals = removals
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self.backend, name)
+        return getattr(self.store, name)
 
     def remove(self, path: str) -> None:
-        self.removals.append((self.backend.remove, path))
+        self.removals.append((self.store.remove, path))
 
     def rmtree(self, path: str) -> None:
-        self.removals.append((self.backend.rmtree, path))
+        self.removals.append((self.store.rmtree, path))
 
 
 # ---------------------------------------------------------------------------------------------------------------------

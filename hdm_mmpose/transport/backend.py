@@ -9,8 +9,9 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
+from hdm_mmpose.features import triton_obstacle
+
 BACKENDS = ('auto', 'torch', 'triton')
-OLDEST_TRITON = (3, 6)  # older ones compile the kernel, too, or do not: not tried
 OLDEST_GPU = (7, 5)
 # Compute capabilities on which tests/transport/test_triton_emd.py has passed on the hardware. Until one is listed the kernel is
 # known from the interpreter and the compiler only, and 'auto' stays with PyTorch there; 'triton' by name is always possible.
@@ -59,13 +60,9 @@ _failed: list[str] = []
 def _import() -> tuple[ModuleType | None, str | None]:
     if _failed:
         return None, f'the kernel failed to start before ({_failed[0]})'
-    try:
-        import triton
-    except ImportError as error:
-        return None, f'triton cannot be imported ({error}); `pip install triton` brings it on Linux'
-    version = tuple(int(part) for part in triton.__version__.split('.')[:2])
-    if version < OLDEST_TRITON:
-        return None, f'triton must be {".".join(map(str, OLDEST_TRITON))} or newer, got {triton.__version__}'
+    obstacle = triton_obstacle()
+    if obstacle is not None:
+        return None, obstacle
     from . import triton_emd
 
     return triton_emd, None

@@ -51,6 +51,6 @@ def _blurred(position: Tensor, size: int, blur: float) -> Tensor:
     cells = torch.arange(size, dtype=position.dtype, device=position.device)
     distance = (cells[:, None] - cells).abs()
     reach = torch.minimum(cells, size - 1 - cells)[:, None]
-    spread = (-((distance / blur) ** 2) / 2).where(distance <= reach, -torch.inf).softmax(-1)
+    spread = torch.where(distance <= reach, -((distance / blur) ** 2) / 2, -torch.inf).softmax(-1)
     masses = (1 - (position.clamp(0, size - 1)[:, None] - cells).abs()).clamp(min=0)
     return masses @ spread

@@ -12,19 +12,21 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from hdm_mmpose.features import is_compiling
+from hdm_mmpose.features import HAS_CUSTOM_OPERATORS, is_compiling, outside_graphs
 
 from .backend import check_backend, give_up, kernel_for
 from .demanders import centroid, dot_demanders, naive_demander, nearest_cell, unbiased_mass
 from .gradient import check_potential, objective, supplier_gradient
 from .ground_distance import Euclidean, GroundDistance
 from .newton import solve_newton
-from .operator import emd_operator
 from .problem import TransportProblem, check_epsilon
 from .result import TransportResult
 from .single_demander import solve_single_demander
 from .sinkhorn import solve_sinkhorn
 from .suppliers import Softplus, SupplierRule, pull_back, refuse_second_derivative
+
+if HAS_CUSTOM_OPERATORS:
+    from .operator import emd_operator
 
 SOLVERS = ('newton', 'sinkhorn')
 # Joints are solved in chunks whose working arrays stay in the processor's cache (CPU), or take bounded memory (GPU).
@@ -118,10 +120,10 @@ def emd(heatmap: Tensor, dots: Tensor, options: EMDOptions) -> EMDOutput:
     _check_shapes(heatmap, dots)
     # half precision is lifted inside; autocast must not lower anything again
     with torch.autocast(heatmap.device.type, enabled=False):
-        if is_compiling():
+        if HAS_CUSTOM_OPERATORS and is_compiling():
             cost, *others = emd_operator(heatmap, dots.detach(), options)
             return EMDOutput(cost, *(each.detach() for each in others))
-        return EMDOutput(*_EMD.apply(heatmap, dots.detach(), options))
+        return EMDOutput(*_apply(heatmap, dots.detach(), options))
 
 
 def _check_shapes(heatmap: Tensor, dots: Tensor) -> None:
@@ -147,6 +149,9 @@ class _EMD(torch.autograd.Function):
     def backward(ctx, grad: Tensor, *_: Tensor) -> tuple[Tensor, None, None]:
         refuse_second_derivative('emd')
         return scale_gradient(ctx.saved_tensors[0], grad, ctx.dtype, ctx.backend), None, None
+
+
+_apply = outside_graphs(_EMD.apply)
 
 
 def measure(heatmap: Tensor, target: Tensor, options: EMDOptions, wants_gradient: bool) -> tuple[Tensor, ...]:

@@ -1,7 +1,10 @@
 """``emd`` as one operator: under ``torch.compile`` the solvers stay a closed box, whichever backend works inside.
 
-Without it a compiler would follow the solvers' loops, and break the graph wherever they look at their own error.
+Without it a compiler would follow the solvers' loops, and break the graph wherever they look at their own error.  A torch
+without ``torch.library.custom_op`` cannot import this file: there ``emd`` breaks the graph once.
 """
+
+from __future__ import annotations
 
 import torch
 from torch import Tensor
@@ -20,7 +23,14 @@ def emd_operator(heatmap: Tensor, target: Tensor, options) -> tuple[Tensor, Tens
     )[:4]
 
 
-@torch.library.custom_op('hdm_mmpose::emd', mutates_args=())
+SCHEMA = (
+    '(Tensor heatmap, Tensor target, bool wants_gradient, float epsilon, str potential, str supplier, float sharpness, str solver, '
+    'int num_iters, bool unbiased, str ground_distance, float scale, str backend, bool subpixel) '
+    '-> (Tensor, Tensor, Tensor, Tensor, Tensor)'
+)
+
+
+@torch.library.custom_op('hdm_mmpose::emd', mutates_args=(), schema=SCHEMA)
 def _emd(
     heatmap: Tensor, target: Tensor, wants_gradient: bool, epsilon: float, potential: str, supplier: str, sharpness: float,
     solver: str, num_iters: int, unbiased: bool, ground_distance: str, scale: float, backend: str, subpixel: bool,

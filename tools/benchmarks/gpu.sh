@@ -61,7 +61,8 @@ run() {
         case $name in
             kernel)
                 stage kernel "$PYTHON" -m pytest -q -p no:cacheprovider --durations=5 -m '' -k 'not interpreted' \
-                    tests/transport/triton_emd_kernel.py tests/transport/test_triton_emd.py ;;
+                    tests/transport/triton_emd_kernel.py tests/transport/test_triton_emd.py \
+                    tests/components/test_emd_heatmap_loss.py ;;
             launch)
                 stage launch "$PYTHON" tools/benchmarks/launch.py --json "$OUT/launch.json" ;;
             transport)

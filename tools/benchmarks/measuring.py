@@ -12,6 +12,7 @@ import statistics
 import sys
 import tempfile
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -115,8 +116,10 @@ def peak_memory(function: Callable[[], object], device: str) -> int:
         function()
         torch.cuda.synchronize()
         return torch.cuda.max_memory_allocated() - before
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True, acc_events=True) as profile:
-        function()
+    with warnings.catch_warnings():
+        warnings.filterwarnings('ignore', message='.*Profiler clears events')  # of cycles, and this is one
+        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
+            function()
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / 'trace.json'
         profile.export_chrome_trace(str(path))
