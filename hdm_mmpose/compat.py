@@ -34,6 +34,8 @@ def apply() -> None:
     allow_cpu_process_groups()
     keep_checkpoint_until_the_next_is_written()
     keep_divergence_of_absent_joints_finite()
+    read_accuracy_in_bfloat16()
+    draw_heatmaps_of_one_joint()
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -73,8 +75,9 @@ def allow_mmengine_checkpoints() -> None:
     checkpoint works.
 
     The safe loader stays on. It gets stand-ins, under the names found in such files, that admit exactly this content:
-    arrays and scalars of numbers, and the four statistics of ``HistoryBuffer``. Allowing ``getattr`` itself would hand
-    every method of every admitted object to whoever made the file.
+    arrays and scalars of numbers, the empty ``bytes`` of an empty array (a data set without a skeleton has one), and the
+    four statistics of ``HistoryBuffer``. Allowing ``getattr`` itself would hand every method of every admitted object to
+    whoever made the file.
 
     Upstream: https://github.com/open-mmlab/mmengine/issues/1655 (fixed by #1670 on the main branch only).
     Remove when: the oldest MMEngine in pyproject.toml reads its own checkpoints.
@@ -87,7 +90,7 @@ def allow_mmengine_checkpoints() -> None:
     admitted: list[Any] = [HistoryBuffer, (_history_statistic, "builtins.getattr"), np.ndarray]
     for module in ("numpy.core.multiarray", "numpy._core.multiarray"):  # as numpy 1 and numpy 2 write it
         admitted += [(reconstruct, f"{module}._reconstruct"), (scalar, f"{module}.scalar")]
-    admitted.append((_numeric_dtype, "numpy.dtype"))
+    admitted += [(_numeric_dtype, "numpy.dtype"), (_empty_bytes, "builtins.bytes")]
     admitted += {type(np.dtype(code)) for code in np.typecodes["All"] if np.dtype(code).kind in NUMERIC_KINDS}
     torch.serialization.add_safe_globals(admitted)
 
@@ -100,6 +103,11 @@ def _history_statistic(owner: type, name: str) -> Callable:
         wanted = ", ".join(HISTORY_STATISTICS)
         raise pickle.UnpicklingError(f"a checkpoint may only name HistoryBuffer's {wanted}; got {owner!r}, {name!r}")
     return getattr(HistoryBuffer, name)
+
+
+def _empty_bytes() -> bytes:
+    """Stand-in for ``bytes`` while unpickling: what an array without elements holds; a length would reserve memory."""
+    return b""
 
 
 def _numeric_dtype(code: str, align: bool = False, copy: bool = True) -> np.dtype:
@@ -257,3 +265,69 @@ def keep_divergence_of_absent_joints_finite() -> None:
         return self.kl_loss((q + smallest).log(), p + smallest)
 
     JSDiscretLoss.kl = kl
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# MMPose's heads cannot measure their accuracy in bfloat16
+
+
+@functools.lru_cache(maxsize=None)
+def read_accuracy_in_bfloat16() -> None:
+    """Let MMPose turn tensors of bfloat16 into arrays, as float32.
+
+    With ``compute_acc=True``, the default, a head hands its maps to NumPy, which has no bfloat16: under
+    ``AmpOptimWrapper(dtype='bfloat16')`` the first step raises ``Got unsupported ScalarType BFloat16``.
+
+    Upstream: ``mmpose/utils/tensor_utils.py`` (``to_numpy``); no report found.
+    Remove when: the oldest MMPose in pyproject.toml trains in bfloat16 with ``compute_acc=True``.
+    """
+    from mmpose.utils import tensor_utils
+
+    original = tensor_utils.to_numpy
+
+    @functools.wraps(original)
+    def to_numpy(x: Any, *args: Any, **kwargs: Any) -> Any:
+        return original(_lift_bfloat16(x), *args, **kwargs)
+
+    _replace_everywhere("to_numpy", original, to_numpy)
+
+
+def _replace_everywhere(name: str, original: Callable, replacement: Callable) -> None:
+    """Replace a function of MMPose in all modules loaded so far; those loaded later take it from the first."""
+    for module in [module for key, module in sys.modules.items() if key.startswith("mmpose.")]:
+        if vars(module).get(name) is original:
+            setattr(module, name, replacement)
+
+
+def _lift_bfloat16(x: Any) -> Any:
+    """Tensors of bfloat16, also those inside sequences, as float32; anything else as it is."""
+    if isinstance(x, (list, tuple)) and any(isinstance(each, (torch.Tensor, list, tuple)) for each in x):
+        return type(x)(_lift_bfloat16(each) for each in x)
+    return x.float() if isinstance(x, torch.Tensor) and x.dtype == torch.bfloat16 else x
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Predicted heatmaps of a single joint cannot be drawn
+
+
+@functools.lru_cache(maxsize=None)
+def draw_heatmaps_of_one_joint() -> None:
+    """Let ``revert_heatmap`` lay the map of a single joint over the picture.
+
+    OpenCV gives a picture of one channel back without its last axis, which MMPose then transposes: with one joint,
+    ``output_heatmaps=True`` and ``merge_data_samples`` raise ``axes don't match array``.
+
+    Upstream: ``mmpose/structures/utils.py`` (``revert_heatmap``); no report found.
+    Remove when: the oldest MMPose in pyproject.toml reverts a map of shape (1, H, W).
+    """
+    from mmpose.structures import utils
+
+    original = utils.revert_heatmap
+
+    @functools.wraps(original)
+    def revert_heatmap(heatmap: Any, *args: Any, **kwargs: Any) -> np.ndarray:
+        if heatmap.ndim == 3 and len(heatmap) == 1:
+            return original(heatmap[0], *args, **kwargs)[None]
+        return original(heatmap, *args, **kwargs)
+
+    _replace_everywhere("revert_heatmap", original, revert_heatmap)

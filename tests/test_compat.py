@@ -217,3 +217,67 @@ def test_a_joint_that_is_not_annotated_leaves_the_divergence_finite() -> None:
     assert (gradient[0, 1] == 0).all()
     torch.testing.assert_close(gradient[present], slope, rtol=1e-9, atol=1e-12)
     torch.testing.assert_close(value, alone, rtol=1e-9, atol=1e-12)
+
+
+def test_meta_information_of_every_stock_data_set_comes_back(tmp_path: Path) -> None:
+    """MMEngine writes it into every checkpoint; one without a skeleton holds an array without elements."""
+    pytest.importorskip("mmpose")
+    from mmpose.datasets.datasets.utils import parse_pose_metainfo
+    from mmpose.registry import DATASETS
+    from mmpose.utils import register_all_modules
+
+    register_all_modules()
+    compat.apply()
+    plain = dict(dataset_name="own", paper_info={}, keypoint_info={0: dict(name="a", id=0, color=[0, 0, 0], type="", swap="")},
+                 skeleton_info={}, joint_weights=[1.0], sigmas=[])
+    metas = {"own": plain}
+    for name, kind in DATASETS.module_dict.items():
+        if getattr(kind, "METAINFO", None):
+            metas[name] = kind.METAINFO
+    assert len(metas) > 30
+    empty = 0
+    for name, meta in metas.items():
+        parsed = parse_pose_metainfo(dict(meta))
+        torch.save({"meta": {"dataset_meta": parsed}}, tmp_path / "one.pth")
+        restored = torch.load(tmp_path / "one.pth")["meta"]["dataset_meta"]
+        np.testing.assert_equal(restored, parsed, err_msg=name)
+        empty += sum(isinstance(value, np.ndarray) and not value.size for value in parsed.values())
+    assert empty > 1
+
+
+def test_bytes_are_admitted_without_a_length_only(tmp_path: Path) -> None:
+    if torch.__version__ < "2.6":
+        pytest.skip("torch before 2.6 loads anything")
+    compat.apply()
+    torch.save({"state_dict": {}, "much": Reduced(bytes, 10**9)}, tmp_path / "long.pth")
+    with pytest.raises((pickle.UnpicklingError, TypeError)):
+        torch.load(tmp_path / "long.pth")
+
+
+def test_tensors_of_bfloat16_become_arrays_wherever_mmpose_makes_them() -> None:
+    pytest.importorskip("mmpose")
+    from mmpose.models.heads import heatmap_heads
+    from mmpose.utils import tensor_utils
+
+    compat.apply()
+    value = torch.tensor([1.5, 2.0], dtype=torch.bfloat16)
+    for module in (tensor_utils, heatmap_heads.heatmap_head):
+        assert module.to_numpy(value).dtype == np.float32
+        assert [each.tolist() for each in module.to_numpy([value, value])] == [[1.5, 2.0]] * 2
+        array, device = module.to_numpy(value, return_device=True)
+        assert array.tolist() == [1.5, 2.0] and device == value.device
+        assert module.to_numpy(np.zeros(2)).shape == (2,)
+        assert len(module.to_numpy((value[None], value[None]), unzip=True)) == 1
+
+
+@pytest.mark.parametrize("joints", [1, 2, 17])
+def test_heatmaps_of_any_number_of_joints_are_laid_over_the_picture(joints: int) -> None:
+    pytest.importorskip("mmpose")
+    from mmpose.structures import revert_heatmap
+    from mmpose.structures import utils as structures
+
+    compat.apply()
+    for function in (revert_heatmap, structures.revert_heatmap):
+        for maps in (np.random.rand(joints, 8, 6).astype(np.float32), torch.rand(joints, 8, 6)):
+            assert function(maps, np.array([30.0, 40]), np.array([60.0, 80]), (80, 60)).shape == (joints, 80, 60)
+    assert structures.revert_heatmap(np.ones((8, 6), np.float32), np.array([30.0, 40]), np.array([60.0, 80]), (80, 60)).shape == (80, 60)

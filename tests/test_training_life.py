@@ -184,6 +184,7 @@ def test_old_checkpoint_is_removed_after_the_new_one_is_written(data: Path, tmp_
 def model_and_batch() -> tuple[torch.nn.Module, dict]:
     register_all_modules()
     cfg = Config.fromfile(RECIPE)
+    cfg.model.train_cfg = dict(compute_acc=True)  # MMPose's default: the head's accuracy sees the maps too
     model = MODELS.build(cfg.model)
     return model, model.data_preprocessor(samples(cfg, count=3), training=True)
 
@@ -229,6 +230,7 @@ def test_heatmaps_in_half_precision(dtype: torch.dtype) -> None:
 def test_amp_training(dtype: str, data: Path, tmp_path: Path) -> None:
     cfg = by_iterations(tiny_config(data, tmp_path), 4)
     cfg.optim_wrapper.update(type='AmpOptimWrapper', dtype=dtype)
+    cfg.model.train_cfg = dict(compute_acc=True)
     if dtype == 'float16':
         cfg.optim_wrapper.loss_scale = 'dynamic'
     runner = train(cfg)
