@@ -89,9 +89,9 @@ def test_bad_input_is_named(archive, tmp_path):
 
 def test_split_has_no_person_twice():
     split = json.loads(convert_lspet.SPLIT.read_text())
-    numbers = split['train'] + split['val']
-    assert (len(split['train']), len(split['val'])) == (5000, 1000)
-    assert len(set(numbers)) == 6000 and min(numbers) >= 1 and max(numbers) <= 10000
+    numbers = split['train'] + split['val'] + split['test']
+    assert {part: len(each) for part, each in split.items()} == {'train': 5000, 'val': 1000, 'test': 1226}
+    assert len(set(numbers)) == 7226 and min(numbers) >= 1 and max(numbers) <= 10000
 
 
 @pytest.mark.skipif(not REAL.is_dir(), reason=f'{REAL} is not there')

@@ -3,8 +3,8 @@
     python tools/dataset_converters/convert_lspet.py ARCHIVE --out data/lspet
 
 ARCHIVE holds ``joints.mat`` and ``images/im00001.jpg`` ... as published by S. Johnson and M. Everingham ("Learning Effective
-Human Pose Estimation from Inaccurate Annotation", CVPR 2011). Written are ``annotations/{train,val}.json``,
-``train/00002.jpg`` ... and ``val/00001.jpg`` ...: 5,000 persons to train on, 1,000 held out. The archive has no official
+Human Pose Estimation from Inaccurate Annotation", CVPR 2011). Written are ``annotations/{train,val,test}.json`` and
+``train/00002.jpg`` ...: 5,000 persons to learn from, 1,000 to choose by, 1,226 for the end. The archive has no official
 split; ``configs/lspet/split.json`` lists the picture numbers of this one.
 
 The 14 joints are put into CrowdPose's order, so that MMPose's ``CrowdPoseDataset`` reads the result. The box is that of the

@@ -1,0 +1,1 @@
+"""Weights of others in the form that `init_cfg` reads."""
