@@ -7,27 +7,79 @@ Without a command, ``info`` runs.
 from __future__ import annotations
 
 import argparse
+import platform
 import sys
 from collections.abc import Sequence
+from importlib import metadata
 from importlib.machinery import ExtensionFileLoader, ModuleSpec
 from importlib.util import module_from_spec
 from pathlib import Path
+from types import ModuleType
 
 from hdm_mmpose import __version__, configs_dir
+
+STACK = ("torch", "numpy", "mmengine", "mmcv", "mmdet", "mmpose")
 
 
 def add_info(commands) -> None:
     """Add the command ``info`` to argparse's subparsers."""
-    parser = commands.add_parser("info", help="print version, folder of the configs and how CPUs decode (the default)")
+    parser = commands.add_parser("info", help="print what this environment has and what follows (the default); bug reports start with it")
     parser.set_defaults(run=run_info)
 
 
 def run_info(args: argparse.Namespace) -> int:
-    """Print version, folder of the configs and how CPUs decode; exit status 0."""
-    print(f"hdm_mmpose {__version__}")
+    """Print one line for each thing that decides how the package works here; exit status 0."""
+    print(f"hdm_mmpose {__version__} on Python {platform.python_version()}, {platform.system()} {platform.machine()}")
     print(f"configs {configs_dir()}")
+    print("stack:", ", ".join(f"{name} {installed(name) or 'is missing'}" for name in STACK))
     print("decoding on the CPU:", decoding())
+    try:
+        from hdm_mmpose import features
+    except ImportError as missing:
+        print(f"torch does not work here ({missing}): nothing but this command does")
+        return 0
+    print("torch.compile:", compiling(features))
+    print("kernel:", kernel(features))
+    print("torch.load:", loading(features))
     return 0
+
+
+def installed(name: str) -> str | None:
+    """Version of a distribution, None if it is not installed; imports nothing."""
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def compiling(features: ModuleType) -> str:
+    """What ``torch.compile`` makes of the loss."""
+    if not features.HAS_COMPILE:
+        return "not in this torch"
+    if features.HAS_CUSTOM_OPERATORS:
+        return "the distance is one operator of the graph"
+    return "the distance breaks the graph once, since this torch has no custom operators; the values are the same"
+
+
+def kernel(features: ModuleType) -> str:
+    """Whether the Triton kernel computes the loss on GPUs."""
+    import torch
+
+    obstacle = features.triton_obstacle() or (None if torch.cuda.is_available() else "torch sees no GPU")
+    if obstacle is not None:
+        return f"PyTorch computes the distance ({obstacle})"
+    from hdm_mmpose.transport.backend import kernel_for
+
+    if kernel_for(torch.empty(1, 2, 2, device="cuda"), "auto") is None:
+        return "PyTorch computes the distance, since the kernel was not tested on this GPU; backend='triton' asks for it"
+    return "computes the distance on the GPU"
+
+
+def loading(features: ModuleType) -> str:
+    """What ``torch.load`` does with a checkpoint."""
+    if features.loads_safely():
+        return "refuses what is not weights; of MMEngine's checkpoints numbers and logged scalars are let through"
+    return "runs whatever a file says, so load only checkpoints you trust; all of MMEngine's load"
 
 
 def decoding() -> str:

@@ -13,6 +13,7 @@ from collections.abc import Callable
 
 import torch
 
+HAS_COMPILE = hasattr(torch, 'compile')  # torch 2.0
 HAS_CUSTOM_OPERATORS = hasattr(torch.library, 'custom_op')  # torch 2.4
 HAS_FUNC = hasattr(torch, 'func')  # torch 2.0
 OLDEST_TRITON = (3, 6)  # older ones compile the kernel, too, or do not: not tried
@@ -29,7 +30,7 @@ def outside_graphs(function: Callable) -> Callable:
 
     Where there are custom operators, or nothing that compiles, it comes back as it is.
     """
-    if HAS_CUSTOM_OPERATORS or not hasattr(torch, 'compile'):
+    if HAS_CUSTOM_OPERATORS or not HAS_COMPILE:
         return function
     from torch import _dynamo
 

@@ -41,7 +41,7 @@ class Sandbox:
         (self.venv / "bin").mkdir(parents=True)
         self.state.mkdir()
         shutil.copy(root / "tools" / "install.sh", folder / "tools")
-        for name in ("pyproject.toml", "constraints.txt"):
+        for name in ("pyproject.toml", "constraints.txt", "constraints-oldest.txt"):
             shutil.copy(root / name, folder)
         python = self.venv / "bin" / "python"
         python.write_text(PRETENDER)
@@ -82,6 +82,47 @@ def test_backbones_come_on_top(sandbox: Sandbox) -> None:
     assert "--no-binary albumentations,qudida -e .[backbones]" in sandbox.calls()[-1]
     many = len(sandbox.calls())
     assert sandbox.install().returncode == 0 and len(sandbox.calls()) == many
+
+
+def test_the_oldest_stack_has_its_own_constraints(sandbox: Sandbox) -> None:
+    sandbox.command[2] = "oldest"
+    assert sandbox.install().returncode == 0
+    calls = sandbox.calls()
+    assert all("constraints-oldest.txt" in call for call in calls)
+    assert "torch torchvision" in calls[1] and calls[-1].endswith(".[test,bench,export]")
+
+
+def test_torch_alone_comes_without_the_project_and_mmcv(sandbox: Sandbox) -> None:
+    sandbox.command[2] = "torch"
+    assert sandbox.install().returncode == 0
+    calls = sandbox.calls()
+    assert all("constraints-oldest.txt" in call for call in calls)
+    assert not [call for call in calls if " mmcv" in call or "-e " in call] and "pytest" in calls[-1]
+    assert sandbox.install().returncode == 0 and sandbox.calls() == calls
+
+
+def shim(folder: Path, name: str, body: str) -> Path:
+    """An executable script."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / name).write_text(f"#!/bin/sh\n{body}\n")
+    (folder / name).chmod(0o755)
+    return folder / name
+
+
+def oldest_python(root: Path, **environment: str) -> subprocess.CompletedProcess:
+    command = ["bash", str(root / "tools" / "install.sh"), "oldest-python"]
+    env = {name: value for name, value in os.environ.items() if name != "OLDEST_PYTHON"}
+    return subprocess.run(command, capture_output=True, text=True, env={**env, **environment}, timeout=60)
+
+
+def test_a_shim_that_does_not_run_is_passed_over(root: Path, tmp_path: Path) -> None:
+    shim(tmp_path / "shims", "python3.8", "echo 'pyenv: python3.8: command not found' >&2; exit 127")
+    works = shim(tmp_path / "pyenv" / "versions" / "3.8.18" / "bin", "python", "exit 0")
+    path = f"{tmp_path / 'shims'}{os.pathsep}{os.environ['PATH']}"
+    done = oldest_python(root, PATH=path, PYENV_ROOT=str(tmp_path / "pyenv"))
+    assert (done.returncode, done.stdout.strip()) == (0, str(works)), done.stderr
+    done = oldest_python(root, PATH=path, PYENV_ROOT=str(tmp_path / "nothing"))
+    assert done.returncode == 1 and "wanted 3.8" in done.stderr and "OLDEST_PYTHON=" in done.stderr
 
 
 @pytest.mark.parametrize("file, line", [("constraints.txt", "six==1.16.0\n"), ("hdm_mmpose/transport/sub_pixel_cpu.cpp", "//\n")])

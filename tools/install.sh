@@ -1,13 +1,17 @@
 #!/usr/bin/env bash
-# Creates or completes the environment that `make` uses. May be interrupted and repeated: finished steps are kept.
+# Creates or completes the environments that `make` uses. May be interrupted and repeated: finished steps are kept.
 #
 #   tools/install.sh venv DIR              virtual environment DIR with constraints.txt and this checkout in it
 #   tools/install.sh backbones DIR         the same, and what the ViTPose and CSPNeXt configs need besides
+#   tools/install.sh oldest DIR            the oldest stack, constraints-oldest.txt, with this checkout in it
+#   tools/install.sh torch DIR             of the oldest stack Python, torch and what tests need: no mm package
+#   tools/install.sh oldest-python         print the Python of the last two, or say why there is none
 #   tools/install.sh check PYTHON MODULE.. say what an existing environment lacks; installs nothing
 #
-# BASE_PYTHON  Python 3.10, 3.11 or 3.12 to make the environment with (default: the first found)
-# MAX_JOBS     compilers at once (default: one per core, and per 2 GB of memory)
-# FORCE_CUDA=1 compile mmcv's CUDA operators too (needs nvcc; nothing here uses them)
+# BASE_PYTHON   Python 3.10, 3.11 or 3.12 to make the environment with (default: the first found)
+# OLDEST_PYTHON Python 3.8 for the oldest stack (default: python3.8 or pyenv's, the first that runs)
+# MAX_JOBS      compilers at once (default: one per core, and per 2 GB of memory)
+# FORCE_CUDA=1  compile mmcv's CUDA operators too (needs nvcc; nothing here uses them)
 set -euo pipefail
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
@@ -22,19 +26,37 @@ die() {
 # ---------------------------------------------------------------------------------------------------------------------
 # What the machine has
 
-supported() { "$1" -c 'import ensurepip, sys, venv; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null; }
+# Which stack is being made; `oldest` and `torch` change these.
+constraints=constraints.txt
+pythons="3.10, 3.11 or 3.12"
+pythons_tried=${BASE_PYTHON:-python3.11 python3.12 python3.10 python3 python}
+packages=(-e '.[test,bench,export,dev]')
+how_to_get_python="On Debian and Ubuntu: apt install python3 python3-venv python3-dev. Elsewhere: make BASE_PYTHON=/path/to/python3.11 ..."
+
+choose_oldest() {
+    constraints=constraints-oldest.txt
+    pythons=3.8
+    # A shim of pyenv's may stand in the path and not run.
+    pythons_tried=${OLDEST_PYTHON:-python3.8 $(printf '%s ' "${PYENV_ROOT:-$HOME/.pyenv}"/versions/3.8*/bin/python)}
+    packages=(-e '.[test,bench,export]')
+    how_to_get_python="pyenv install 3.8 brings one; or name it: OLDEST_PYTHON=/path/to/python3.8"
+}
+
+supported() {
+    "$1" -c 'import ensurepip, sys, venv; sys.exit("%d.%d" % sys.version_info[:2] not in sys.argv[1].replace(",", "").split())' \
+        "$pythons" 2>/dev/null
+}
 
 find_python() {
     local candidate
-    for candidate in ${BASE_PYTHON:-python3.11 python3.12 python3.10 python3 python}; do
+    for candidate in $pythons_tried; do
         if supported "$candidate"; then
             command -v "$candidate"
             return
         fi
     done
-    die "No Python to work with: wanted 3.10, 3.11 or 3.12 with its venv module, tried: ${BASE_PYTHON:-python3.11 python3.12 python3.10 python3 python}." \
-        "python3 is: $(python3 --version 2>&1 || true)." \
-        "On Debian and Ubuntu: apt install python3 python3-venv python3-dev. Elsewhere: make BASE_PYTHON=/path/to/python3.11 ..."
+    die "No Python to work with: wanted $pythons with its venv module, tried: $pythons_tried." \
+        "python3 is: $(python3 --version 2>&1 || true)." "$how_to_get_python"
 }
 
 require_compiler() { # require_compiler PYTHON
@@ -95,14 +117,14 @@ last_sign() {
 
 stop_running() { [ -z "${running:-}" ] || kill -TERM -- "-$running" 2>/dev/null || true; }
 
-pip_install() { "$python" -m pip install -c "$root/constraints.txt" --no-build-isolation "$@"; }
+pip_install() { "$python" -m pip install -c "$root/$constraints" --no-build-isolation "$@"; }
 
 # ---------------------------------------------------------------------------------------------------------------------
 # The environment
 
 fingerprint() { # of everything that decides what must be installed
     printf '%s ' "$root"
-    cat "$root/pyproject.toml" "$root/constraints.txt" "$root/tools/install.sh" "$root"/hdm_mmpose/transport/*.cpp | cksum
+    cat "$root/pyproject.toml" "$root/$constraints" "$root/tools/install.sh" "$root"/hdm_mmpose/transport/*.cpp | cksum
 }
 
 complete() { [ "$(cat "$venv/.complete" 2>/dev/null)" = "$(fingerprint)" ] && "$python" -c '' 2>/dev/null; }
@@ -118,8 +140,7 @@ create() {
         say "-- virtual environment $venv with $("$base" --version) ($base)"
         "$base" -m venv "$venv"
     fi
-    supported "$python" || die "$venv was made with $("$python" --version), wanted 3.10, 3.11 or 3.12: remove it and repeat."
-    require_compiler "$python"
+    supported "$python" || die "$venv was made with $("$python" --version), wanted $pythons: remove it and repeat."
 }
 
 # A pip that is killed leaves packages that look installed and are not: pip writes INSTALLER after the files.
@@ -190,29 +211,48 @@ add_backbones() {
     "$python" -W ignore -c 'import albumentations, mmpretrain' || die "MMPretrain and Albumentations were installed and do not work: see $venv/log/backbones.log"
 }
 
-make_venv() {
+start() { # start DIR: whether there is anything to do in it
     venv=$1
     python=$venv/bin/python
-    if complete; then return; fi
+    if complete; then return 1; fi
 
     be_ready_to_install
     if command -v flock >/dev/null; then
         exec 9>"$venv/.lock"
         flock -n 9 || { say "another installation is working in $venv: waiting for it" && flock 9; }
-        if complete; then return; fi
+        if complete; then return 1; fi
     fi
+}
 
-    say "Installing into $venv: about 6 GB, of which torch is most. What is there is kept; logs are in $venv/log."
-    create
-    forget_half_installed
-    cd "$root" # pip reads the local package and its extras from here
-    step tools "pip, setuptools and what compiles" "$python" -m pip install -c constraints.txt pip setuptools wheel ninja cython numpy
-    step torch "torch and torchvision (a large download)" pip_install torch torchvision
-    install_mmcv
-    step rest "MMPose, its dependencies, the tools of this project and the project itself" pip_install -e '.[test,bench,export,dev]'
-    step check "checking that everything fits together" check_stack
+finish() {
     fingerprint >"$venv/.complete"
     say "The environment is complete: $venv"
+}
+
+make_venv() {
+    start "$1" || return 0
+    say "Installing into $venv: about 6 GB, of which torch is most. What is there is kept; logs are in $venv/log."
+    create
+    require_compiler "$python"
+    forget_half_installed
+    cd "$root" # pip reads the local package and its extras from here
+    step tools "pip, setuptools and what compiles" "$python" -m pip install -c "$constraints" pip setuptools wheel ninja cython numpy
+    step torch "torch and torchvision (a large download)" pip_install torch torchvision
+    install_mmcv
+    step rest "MMPose, its dependencies, the tools of this project and the project itself" pip_install "${packages[@]}"
+    step check "checking that everything fits together" check_stack
+    finish
+}
+
+make_torch_venv() {
+    start "$1" || return 0
+    say "Installing into $venv: about 3 GB, of which torch is most. Logs are in $venv/log."
+    create
+    forget_half_installed
+    cd "$root"
+    step tools "pip" "$python" -m pip install -c "$constraints" pip setuptools wheel
+    step torch "torch (a large download) and what tests need" pip_install torch numpy pytest pytest-xdist hypothesis POT mpmath
+    finish
 }
 
 check_modules() { # check_modules PYTHON MODULE...
@@ -225,17 +265,25 @@ check_modules() { # check_modules PYTHON MODULE...
             "Without PYTHON=..., make installs them into an environment of its own."
 }
 
+usage() { die "usage: tools/install.sh venv DIR | backbones DIR | oldest DIR | torch DIR | oldest-python | check PYTHON MODULE..."; }
+
 case ${1:-} in
-venv | backbones)
-    [ $# -eq 2 ] || die "usage: tools/install.sh $1 DIR"
+venv | backbones | oldest | torch)
+    [ $# -eq 2 ] || usage
+    case $1 in oldest | torch) choose_oldest ;; esac
     mkdir -p "$2"
-    make_venv "$(cd "$2" && pwd)"
-    [ "$1" = venv ] || add_backbones
+    folder=$(cd "$2" && pwd)
+    if [ "$1" = torch ]; then make_torch_venv "$folder"; else make_venv "$folder"; fi
+    [ "$1" != backbones ] || add_backbones
+    ;;
+oldest-python)
+    choose_oldest
+    find_python
     ;;
 check)
-    [ $# -ge 3 ] || die "usage: tools/install.sh check PYTHON MODULE..."
+    [ $# -ge 3 ] || usage
     shift
     check_modules "$@"
     ;;
-*) die "usage: tools/install.sh venv DIR | backbones DIR | check PYTHON MODULE..." ;;
+*) usage ;;
 esac
