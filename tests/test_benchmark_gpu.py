@@ -7,7 +7,6 @@ import os
 import re
 import shlex
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -38,16 +37,14 @@ def run(tmp_path, monkeypatch):
             ['bash', 'tools/benchmarks/gpu.sh', *stages], cwd=ROOT, env=environment, text=True, capture_output=True, timeout=120)
         return done, [(Path(line[0]).stem, line[1:]) for line in map(shlex.split, calls.read_text().splitlines())]
 
-    yield run
-    for name in ('benchmark_training', 'benchmark_transport', 'benchmark_codec', 'benchmark_launch', 'measuring'):
-        sys.modules.pop(name, None)
+    return run
 
 
 def test_training_is_one_stage_per_network_that_goes_on_where_it_was(run, tmp_path):
     done, calls = run('training')
     assert done.returncode == 0, done.stderr
     parse = importlib.import_module('tools.benchmarks.training')._arguments
-    found = [parse(words) for script, words in calls if script == 'benchmark_training']
+    found = [parse(words) for script, words in calls if script == 'training']
     assert [(each.models, each.keypoints) for each in found] == [([name], [k]) for name in NETWORKS for k in (17, 133)]
     assert all(each.device == 'cuda' and each.resume and each.json == tmp_path / 'out' / 'training.json' for each in found)
     assert [each.precision for each in found[:2]] == [['fp32', 'fp16', 'bf16'], ['fp32', 'bf16']]
@@ -66,11 +63,11 @@ def test_tables_go_to_a_copy_of_the_page(run, tmp_path):
     assert done.returncode == 0, done.stderr
     page = tmp_path / 'out' / 'benchmarks.md'
     assert page.read_text() == (ROOT / 'docs' / 'benchmarks.md').read_text()
-    assert [script for script, _ in calls] == ['benchmark_transport'] * 2 + ['benchmark_codec'] + ['benchmark_training'] * 2
+    assert [script for script, _ in calls] == ['transport'] * 2 + ['codec'] + ['training'] * 2
     for script, words in calls:
         assert words[words.index('--markdown') + 1] == str(page), script
     parse, blocks = (getattr(importlib.import_module('tools.benchmarks.transport'), name) for name in ('_arguments', '_blocks'))
-    speed, scaling = (parse(words) for script, words in calls if script == 'benchmark_transport')
+    speed, scaling = (parse(words) for script, words in calls if script == 'transport')
     assert (speed.batch, speed.size, scaling.scaling) == (64, [96, 72], True)
     assert scaling.plot == page.parent / 'images' / 'scaling_cuda.png' and scaling.plot.parent.is_dir()
     for block in (*blocks(speed), *blocks(scaling), 'codec-cuda', 'training-cuda'):

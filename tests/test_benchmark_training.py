@@ -10,12 +10,10 @@ import torch
 
 
 @pytest.fixture()
-def benchmark(root, monkeypatch):
-    from tools.benchmarks import training as benchmark_training
+def benchmark():
+    from tools.benchmarks import training
 
-    yield benchmark_training
-    for module in ('benchmark_training', 'measuring'):
-        sys.modules.pop(module, None)
+    return training
 
 
 TINY = ['--models', 'res18', '--batch', '1', '--keypoints', '5', '--turns', '2', '--steps', '1']
@@ -76,7 +74,7 @@ def test_other_settings_are_not_mixed_into_one_table(benchmark, tmp_path, monkey
     benchmark.main(words)
     with pytest.raises(SystemExit, match="cannot be continued, it was measured with turns 2, now 3: move it away"):
         benchmark.main([*words, '--resume', '--turns', '3'])
-    monkeypatch.setattr('measuring.commit', lambda: 'another')
+    monkeypatch.setattr('tools.benchmarks.measuring.commit', lambda: 'another')
     with pytest.raises(SystemExit, match="commit .*, now 'another'"):
         benchmark.main([*words, '--resume'])
     benchmark.main(words)

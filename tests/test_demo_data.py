@@ -1,26 +1,14 @@
 """The demo data set: the same every time, its joints exactly where they are drawn, readable as COCO."""
 
-import importlib.util
 import json
-import sys
 from dataclasses import replace
-from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 
-ROOT = Path(__file__).resolve().parent.parent
-
-
-def load_generator():
-    spec = importlib.util.spec_from_file_location('make_demo_data', ROOT / 'tools' / 'dataset_converters' / 'make_demo_data.py')
-    module = sys.modules['make_demo_data'] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-demo = load_generator()
+from tools.dataset_converters import demo_canvas, demo_figure
+from tools.dataset_converters import make_demo_data as demo
 
 
 @pytest.fixture(scope='module')
@@ -46,7 +34,7 @@ def figures(count):
     """Persons with the pictures they stand in."""
     for index in range(count):
         rng = np.random.default_rng([11, index])
-        yield demo.draw_background(rng), demo.sample_person(rng, [])
+        yield demo_canvas.draw_background(rng), demo.sample_person(rng, [])
 
 
 def files(folder):
@@ -84,8 +72,8 @@ def test_training_and_held_out_pictures_differ(data):
 def test_the_centroid_of_a_disc_is_the_joint(radius):
     rng = np.random.default_rng(0)
     errors = []
-    for joint in demo.to_fixed_point(rng.uniform(8, 22, (200, 2))) / 256:
-        canvas = demo.Canvas(np.zeros((31, 37, 3), np.uint8))
+    for joint in demo_canvas.to_fixed_point(rng.uniform(8, 22, (200, 2))) / 256:
+        canvas = demo_canvas.Canvas(np.zeros((31, 37, 3), np.uint8))
         canvas.hull(joint[None], np.array([radius]), (255, 255, 255))
         errors.append(centroid(canvas.picture()[..., 0].astype(float)) - joint)
     assert np.abs(errors).max() < 0.02
@@ -101,11 +89,11 @@ def test_every_visible_joint_of_a_figure_is_drawn_at_its_coordinates():
             for colour in ((0, 0, 0), (255, 255, 255)):
                 parts = [replace(part, colour=colour) if part.joint == joint else part for part in person.figure.parts]
                 parts.sort(key=lambda part: part.joint == joint)  # last: nothing covers it
-                canvas = demo.Canvas(background)
+                canvas = demo_canvas.Canvas(background)
                 demo.draw_person(canvas, replace(person, figure=replace(person.figure, parts=tuple(parts))), 0)
                 pictures.append(canvas.picture()[..., 0].astype(float))
             expected = person.joints[joint]
-            if ((expected > 5) & (expected < np.array(demo.PICTURE_SIZE) - 6)).all():
+            if ((expected > 5) & (expected < np.array(demo_canvas.PICTURE_SIZE) - 6)).all():
                 np.testing.assert_allclose(centroid(pictures[1] - pictures[0]), expected, atol=0.02)
                 checked += 1
     assert checked > 40
@@ -127,7 +115,7 @@ def test_the_file_holds_the_drawn_numbers(annotations):
 
 
 def test_flags(annotations):
-    width, height = demo.PICTURE_SIZE
+    width, height = demo_canvas.PICTURE_SIZE
     flags = np.array([annotation['keypoints'][2::3] for annotation in annotations])
     joints = np.array([annotation['joints'] for annotation in annotations])
     inside = ((joints >= 0) & (joints <= [width - 1, height - 1])).all(-1)
@@ -139,7 +127,7 @@ def test_flags(annotations):
 
 def test_a_covered_joint_is_occluded_and_an_uncovered_one_visible():
     background, person = next(figures(1))
-    canvas = demo.Canvas(background)
+    canvas = demo_canvas.Canvas(background)
     demo.draw_person(canvas, person, 0)
     before = demo.visibility(canvas, person.joints, 0)
     covered = int(np.nonzero(before == 2)[0][0])
@@ -154,7 +142,7 @@ def test_the_far_shoulder_of_a_figure_seen_from_the_side_is_drawn_before_the_tru
     rng = np.random.default_rng(3)
     checked = 0
     for _ in range(200):
-        figure = demo.sample_figure(rng)
+        figure = demo_figure.sample_figure(rng)
         near, far = sorted((5, 6), key=lambda joint: -figure.joints[joint, 2])
         if figure.joints[near, 2] - figure.joints[far, 2] > 0.6:
             order = [part.joint for part in figure.parts]
@@ -165,7 +153,7 @@ def test_the_far_shoulder_of_a_figure_seen_from_the_side_is_drawn_before_the_tru
 
 
 def test_left_is_on_the_right_of_a_figure_that_faces_the_viewer():
-    frame = demo.make_frame(yaw=0.0, lean=0.0)
+    frame = demo_figure.make_frame(yaw=0.0, lean=0.0)
     np.testing.assert_allclose(frame.left, [1, 0, 0], atol=1e-12)
     np.testing.assert_allclose(frame.front, [0, 0, 1], atol=1e-12)
     np.testing.assert_allclose(np.cross(frame.front, frame.up), frame.left, atol=1e-12)

@@ -23,7 +23,8 @@ import yaml
 from mmengine.config import Config
 
 from tests.real_data import REPOSITORY
-from tools.reproduction import commands, data_check, manifest, report, runner, server_files, state
+from tools import jobs
+from tools.reproduction import commands, data_check, manifest, report, runner, server_files
 from tools.reproduction.commands import Command, Place
 
 TOOL = REPOSITORY / 'tools' / 'reproduce.py'
@@ -339,7 +340,7 @@ def fake_tools(monkeypatch):
 
 
 def run_rows(known, base: Path, *names: str, **options) -> dict:
-    return runner.Runner(known, base, Place(0), **options).run(data_check.with_needed(known, known.select(names)), [0])
+    return runner.RowRunner(known, base, Place(0), **options).run(data_check.with_needed(known, known.select(names)), [0])
 
 
 def test_rows_run_one_after_the_other_and_a_failing_one_is_reported(tmp_path, fake_tools, capsys):
@@ -350,7 +351,7 @@ def test_rows_run_one_after_the_other_and_a_failing_one_is_reported(tmp_path, fa
     assert list(failures) == ['bad seed 0', 'bad-too seed 0']
     assert 'exit status 3; no such luck' in failures['bad seed 0']
     assert 'its training failed for an earlier row' in failures['bad-too seed 0']
-    states = {name: state.read(tmp_path / 'work' / name / 'seed-0') for name in ('one', 'bad', 'two')}
+    states = {name: jobs.read(tmp_path / 'work' / name / 'seed-0') for name in ('one', 'bad', 'two')}
     assert states['one']['train']['status'] == states['two']['train']['status'] == 'done'
     assert states['one']['train']['finished'] <= states['two']['train']['started']
     assert states['bad']['train']['status'] == 'failed'
@@ -365,7 +366,7 @@ def test_rows_run_one_after_the_other_and_a_failing_one_is_reported(tmp_path, fa
 def test_a_training_with_other_options_is_not_taken_for_this_one(tmp_path, fake_tools):
     known = small_manifest(tmp_path, [{'id': 'one', 'config': 'configs/one.py'}])
     short = Place(0, options=('train_cfg.max_epochs=1',))
-    assert not runner.Runner(known, tmp_path / 'work', short).run(known.select(['one']), [0])
+    assert not runner.RowRunner(known, tmp_path / 'work', short).run(known.select(['one']), [0])
     failures = run_rows(known, tmp_path / 'work', 'one')
     assert "holds a training with the options ['train_cfg.max_epochs=1'], asked for is []" in failures['one seed 0']
     assert not run_rows(known, tmp_path / 'elsewhere', 'one')
@@ -373,12 +374,12 @@ def test_a_training_with_other_options_is_not_taken_for_this_one(tmp_path, fake_
 
 def test_commit_and_hardware_are_those_of_every_start(tmp_path, fake_tools, monkeypatch):
     commits = iter(['first', 'second', 'third', 'fourth'])
-    monkeypatch.setattr(state, 'commit', lambda: next(commits))
+    monkeypatch.setattr(jobs, 'commit', lambda: next(commits))
     known = small_manifest(tmp_path, [{'id': 'bad', 'config': 'configs/one.py'}, {'id': 'one', 'config': 'configs/one.py'}])
     folder = tmp_path / 'work' / 'one' / 'seed-0'
     run_rows(known, tmp_path / 'work', 'bad', hardware='2 x Abacus')
     assert not run_rows(known, tmp_path / 'work', 'one', hardware='8 x Abacus')
-    found = state.read(folder)
+    found = jobs.read(folder)
     assert found['train']['commit'] == ['first', 'second'] and found['train']['hardware'] == ['2 x Abacus', '8 x Abacus']
     assert found['evaluations']['coco-val-ap56']['commit'] == ['third']
     assert report.measure(known, tmp_path / 'work', known.rows['one'], 'ap56').commit == 'first / second'
@@ -394,21 +395,18 @@ def test_a_figure_made_from_a_failed_row_is_reported(tmp_path, fake_tools):
 def test_an_interrupted_row_continues(tmp_path, fake_tools, monkeypatch, capsys):
     known = small_manifest(tmp_path, [{'id': 'slow', 'config': 'configs/slow.py'}])
     folder = tmp_path / 'work' / 'slow' / 'seed-0'
-    wait = subprocess.Popen.wait
 
-    def interrupted(self, timeout=None):
-        if timeout is None and self.args[0] == sys.executable:
-            while not (folder / 'epoch_1.pth').exists():
-                time.sleep(0.01)
-            raise KeyboardInterrupt
-        return wait(self, timeout)
+    def interrupted(*_):
+        while not (folder / 'epoch_1.pth').exists():
+            time.sleep(0.01)
+        raise KeyboardInterrupt
 
-    monkeypatch.setattr(subprocess.Popen, 'wait', interrupted)
+    monkeypatch.setattr(jobs, '_watch', interrupted)
     with pytest.raises(KeyboardInterrupt):
         run_rows(known, tmp_path / 'work', 'slow')
     monkeypatch.undo()
-    assert state.read(folder)['train']['status'] == 'interrupted'
-    assert 1 <= state.last_epoch(folder) < 3
+    assert jobs.read(folder)['train']['status'] == 'interrupted'
+    assert 1 <= jobs.last_epoch(folder) < 3
 
 
 def test_a_row_whose_process_vanished_is_interrupted_and_continues(tmp_path, fake_tools, capsys):
@@ -416,9 +414,9 @@ def test_a_row_whose_process_vanished_is_interrupted_and_continues(tmp_path, fak
     folder = tmp_path / 'work' / 'one' / 'seed-0'
     gone = subprocess.Popen([sys.executable, '-c', ''])
     gone.wait()
-    state.write(folder, {'train': {**state.started(['x'], folder / 'train.log'), 'pid': gone.pid}})
+    jobs.write(folder, {'train': {**jobs.started(['x'], folder / 'train.log'), 'pid': gone.pid}})
     (folder / 'epoch_1.pth').write_text('')
-    assert state.read(folder)['train']['status'] == 'interrupted'
+    assert jobs.read(folder)['train']['status'] == 'interrupted'
     assert not run_rows(known, tmp_path / 'work', 'one')
     assert 'train continues' in capsys.readouterr().out
     assert 'epoch 2\nepoch 3\n' in (folder / 'train.log').read_text()
@@ -428,11 +426,11 @@ def test_a_row_whose_process_vanished_is_interrupted_and_continues(tmp_path, fak
 def test_a_row_that_runs_elsewhere_is_left_alone(tmp_path, fake_tools):
     known = small_manifest(tmp_path, [{'id': 'one', 'config': 'configs/one.py'}])
     folder = tmp_path / 'work' / 'one' / 'seed-0'
-    state.write(folder, {'train': {**state.started(['x'], folder / 'train.log'), 'pid': os.getpid()}})
+    jobs.write(folder, {'train': {**jobs.started(['x'], folder / 'train.log'), 'pid': os.getpid()}})
     failures = run_rows(known, tmp_path / 'work', 'one')
     assert f'running already, process {os.getpid()}' in failures['one seed 0']
     assert not run_rows(known, tmp_path / 'work', 'one', take_over=True)
-    assert state.read(folder)['train']['status'] == 'done'
+    assert jobs.read(folder)['train']['status'] == 'done'
 
 
 EARLIER = '$ python train.py\nValueError: of the run before\n$ python train.py --resume\n'
@@ -450,16 +448,16 @@ EARLIER = '$ python train.py\nValueError: of the run before\n$ python train.py -
      'its data is not there: data/mpii/ (folder), a.json; `check` says'),
 ])
 def test_reason_of_a_failure_is_what_helps(log, reason):
-    assert runner.reason(log).startswith(reason)
+    assert jobs.reason(log).startswith(reason)
 
 
 def test_absent_data_is_said_as_the_launcher_says_it():
     launcher = (REPOSITORY / 'tools' / 'launcher.py').read_text()
-    assert f'"{runner.ABSENT_DATA}\\n{{listed}}' in launcher
+    assert f'"{jobs.ABSENT_DATA}\\n{{listed}}' in launcher
 
 
 def test_a_damaged_state_is_named(tmp_path, rows):
-    folder = state.work_dir(tmp_path, rows.rows['table1-res152'], 0)
+    folder = runner.work_dir(tmp_path, rows.rows['table1-res152'], 0)
     folder.mkdir(parents=True)
     (folder / 'state.json').write_text('{"train": {"stat')
     for command in ('status', 'report'):
@@ -468,9 +466,9 @@ def test_a_damaged_state_is_named(tmp_path, rows):
 
 def test_status_says_how_far_a_row_is(tmp_path, rows):
     row = rows.rows['table1-res152']
-    folder = state.work_dir(tmp_path, row, 0)
+    folder = runner.work_dir(tmp_path, row, 0)
     evaluations = {'coco-val-ap56': {'status': 'done', 'checkpoint': 'best_coco_AP_epoch_170.pth', 'metrics': {}}}
-    state.write(folder, {'train': {'status': 'failed', 'reason': 'no memory'}, 'evaluations': evaluations})
+    jobs.write(folder, {'train': {'status': 'failed', 'reason': 'no memory'}, 'evaluations': evaluations})
     (folder / 'last_checkpoint').write_text('/elsewhere/epoch_170.pth')
     text = cli('--work-dirs', tmp_path, 'status')
     assert 'training failed, epoch 170' in text and 'no memory' in text and 'best_coco_AP_epoch_170.pth' in text
@@ -487,9 +485,9 @@ def measured(tmp_path, rows):
         columns = rows.tables[rows.rows[row].table].columns
         name = 'mpii-val' if row.startswith('table3') else 'coco-val-ap56'
         evaluation = {'status': 'done', 'metrics': dict(zip(columns, figures))}
-        folder = state.work_dir(tmp_path, rows.rows[row], seed)
+        folder = runner.work_dir(tmp_path, rows.rows[row], seed)
         train = {'status': 'done', 'hardware': ['8 x Abacus'], 'commit': ['abc123'], 'changes': changes or []}
-        state.write(folder, {'train': train, 'evaluations': {name: evaluation}})
+        jobs.write(folder, {'train': train, 'evaluations': {name: evaluation}})
 
     finish('table1-hrnet-w48-ours', 0, [78.0, 92.0, 85.0, 75.0, 85.0, 83.0])
     finish('table1-hrnet-w48-ours', 1, [79.0, 92.0, 85.0, 75.0, 85.0, 83.0])
@@ -518,7 +516,7 @@ def test_a_changed_recipe_is_reported_as_such_and_is_no_model(rows, measured):
 
 
 def test_a_folder_put_aside_is_not_reported(rows, measured):
-    folder = state.work_dir(measured, rows.rows['table3-res152'], 0)
+    folder = runner.work_dir(measured, rows.rows['table3-res152'], 0)
     folder.rename(folder.with_name('seed-0-old'))
     assert not report.measure(rows, measured, rows.rows['table3-res152'], 'ap56').figures
 
@@ -593,8 +591,8 @@ def test_the_servers_answer_can_be_entered(tmp_path, rows):
     assert 'must have been run first' in cli('--work-dirs', tmp_path, 'record', row, *figures, code=2)
     for wrong in ([.77, .93, .84, .73, .83, .82], [770, 93, 84, 73, 83, 82], ['nan', 93, 84, 73, 83, 82]):
         assert '--figures must be in percent' in cli('--work-dirs', tmp_path, 'record', row, '--figures', *wrong, code=2)
-    folder = state.work_dir(tmp_path, rows.rows[row], 0)
-    state.write(folder, {'evaluations': {'coco-test-dev': {'status': 'done'}}})
+    folder = runner.work_dir(tmp_path, rows.rows[row], 0)
+    jobs.write(folder, {'evaluations': {'coco-test-dev': {'status': 'done'}}})
     cli('--work-dirs', tmp_path, 'record', row, *figures)
     assert report.measure(rows, tmp_path, rows.rows[row], 'ap56').mean() == [77, 93, 84, 73, 83, 82]
 
@@ -712,14 +710,14 @@ def test_interrupting_the_tool_ends_the_training_too(tmp_path):
     ).format(tools=str(REPOSITORY / 'tools'), work=str(tmp_path))
     process = subprocess.Popen([sys.executable, '-c', code], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     folder = tmp_path / 'td-hm_res152_mse-8xb32-210e_coco-384x288' / 'seed-0'
-    while 'pid' not in state.read(folder).get('train', {}):
+    while 'pid' not in jobs.read(folder).get('train', {}):
         assert process.poll() is None, process.stdout.read()
         time.sleep(0.05)
-    child = state.read(folder)['train']['pid']
+    child = jobs.read(folder)['train']['pid']
     process.send_signal(signal.SIGTERM)
     assert process.wait(60) == 130
     assert 'the same command continues' in process.stdout.read()
-    assert state.read(folder)['train']['status'] == 'interrupted'
+    assert jobs.read(folder)['train']['status'] == 'interrupted'
     with pytest.raises(ProcessLookupError):
         os.kill(child, 0)
 

@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 from tests.real_data import COCO, MPII, REPOSITORY, mpii_options, needs_coco, needs_mpii
-from tools.reproduction import state
+from tools import jobs
 
 pytestmark = pytest.mark.slow
 TOOL = REPOSITORY / 'tools' / 'reproduce.py'
@@ -94,8 +94,8 @@ def test_a_killed_row_continues_a_failing_one_is_reported_and_the_rest_runs(coco
     assert 'failed: good' not in text and 'failed: test-dev' not in text
     log = (folder / 'train.log').read_text()
     assert 'resumed epoch: ' in log and 'Epoch(train) [4]' in log
-    known = state.read(folder)
-    assert known['train']['status'] == 'done' and state.last_epoch(folder) == 4
+    known = jobs.read(folder)
+    assert known['train']['status'] == 'done' and jobs.last_epoch(folder) == 4
     assert 0 <= known['evaluations']['coco-val-ap56']['metrics']['AP'] <= 100
     assert known['evaluations']['coco-val-ap56']['checkpoint'].startswith('best_coco_AP_epoch_')
     assert 'CPU process' in known['train']['hardware'][0]
@@ -122,10 +122,10 @@ def kill_after_first_epoch(root: Path, folder: Path) -> None:
         time.sleep(0.02)
     process.kill()  # first the tool, which then cannot write down what became of the training
     process.wait()
-    os.killpg(state.read(folder)['train']['pid'], signal.SIGKILL)
-    while state.read(folder)['train']['status'] == 'running':
+    os.killpg(jobs.read(folder)['train']['pid'], signal.SIGKILL)
+    while jobs.read(folder)['train']['status'] == 'running':
         time.sleep(0.02)
-    assert state.last_epoch(folder) < 4, 'the training was faster than the kill'
+    assert jobs.last_epoch(folder) < 4, 'the training was faster than the kill'
 
 
 @needs_mpii
@@ -145,7 +145,7 @@ def test_mpii_predictions_are_written_as_the_benchmark_wants_them(tmp_path):
     write_manifest(tmp_path, [{'id': 'mpii', 'table': 'table3', 'config': 'configs/mpii.py', 'paper': [90.0] * 8}])
     reproduce(tmp_path, 'run', 'mpii', '--gpus', 0)
     folder = tmp_path / 'work_dirs' / 'reproduce' / 'mpii' / 'seed-0'
-    evaluation = state.read(folder)['evaluations']['mpii-val']
+    evaluation = jobs.read(folder)['evaluations']['mpii-val']
     assert set(evaluation['metrics']) == {'Mean', 'Hea', 'Sho', 'Elb', 'Wri', 'Hip', 'Kne', 'Ank'}
     mat, text = map(Path, evaluation['files'])
     assert loadmat(mat)['preds'].shape == (5, 16, 2)
@@ -159,12 +159,12 @@ def test_a_row_on_two_devices(coco):
     write_manifest(coco, [{'id': 'good', 'table': 'table1', 'config': 'configs/good.py'}])
     reproduce(coco, 'run', 'good', '--gpus', 2)
     folder = coco / 'work_dirs' / 'reproduce' / 'good' / 'seed-0'
-    known = state.read(folder)
+    known = jobs.read(folder)
     assert known['train']['command'][0].endswith('dist_train.sh') and known['train']['hardware'][0].startswith('2 x CPU')
-    assert 'train_dataloader.batch_size=1' in known['train']['command'] and state.last_epoch(folder) == 4
+    assert 'train_dataloader.batch_size=1' in known['train']['command'] and jobs.last_epoch(folder) == 4
     of_two = known['evaluations']['coco-val-ap56']
     assert of_two['command'][0].endswith('dist_test.sh')
     reproduce(coco, 'run', 'good', '--gpus', 0, '--again')
-    of_one = state.read(folder)['evaluations']['coco-val-ap56']
+    of_one = jobs.read(folder)['evaluations']['coco-val-ap56']
     assert of_one['command'][0] == sys.executable and of_one['checkpoint'] == of_two['checkpoint']
     assert of_one['metrics'] == pytest.approx(of_two['metrics'], abs=1e-4)

@@ -15,12 +15,12 @@ from PIL import Image
 from tools import study
 from tools.dataset_converters.convert_lspet import CROWDPOSE_JOINTS
 from tools.studies import config as study_config
-from tools.studies import report as study_report
-from tools.studies.config import Run, Study, fingerprint
+from tools.studies import records
+from tools.studies.config import Study, StudyRun, fingerprint
+from tools.studies.headline import Headline
+from tools.studies.report import stage_page, write_report
 
 ROOT = Path(__file__).resolve().parent.parent
-
-
 FULL, REDUCED = ROOT / 'configs/lspet/study.yml', ROOT / 'configs/lspet/study_reduced.yml'
 
 
@@ -110,7 +110,7 @@ def test_models_and_hooks_of_every_supervision_can_be_built():
 
 def test_finals_differ_in_the_network_alone():
     whole = Study(FULL)
-    first, second = (whole.config(Run('finals', backbone, 'emd_ce', 2)) for backbone in ('res50', 'hrnet-w32'))
+    first, second = (whole.config(StudyRun('finals', backbone, 'emd_ce', 2)) for backbone in ('res50', 'hrnet-w32'))
     assert (first.model.backbone.type, second.model.backbone.type) == ('ResNet', 'HRNet')
     assert first.model.backbone.init_cfg is None and second.model.backbone.get('init_cfg') is None
     for key in ('train_cfg', 'optim_wrapper', 'param_scheduler', 'train_dataloader', 'randomness', 'codec'):
@@ -118,39 +118,37 @@ def test_finals_differ_in_the_network_alone():
     assert first.randomness.seed == 2 and first.train_cfg.max_epochs == 140
 
 
-def test_the_readmes_table_is_that_of_the_kept_records():
-    """``study.py report --readme README.md`` has been run since records were added."""
-    studies = [Study(path) for path in (FULL, REDUCED)]
-    records = [json.loads(file.read_text()) if file.exists() else []
-               for file in (ROOT / 'docs/evidence' / f'{each.name}.json' for each in studies)]
-    shown, table = next((each, table) for each, found in zip(studies, records)
-                        if (table := study_report.headline(each, found)))
-    assert table.count('\n| ') == 1 + len(shown.headline['rows'])
-    assert table.strip() in (ROOT / 'README.md').read_text()
-
-
 def test_a_headline_names_what_exists(tmp_path, data):
-    spec = {**yaml.safe_load(small_study(tmp_path, data).read_text()), 'headline': {'stages': ['nowhere'], 'rows': []}}
-    (tmp_path / 'study.yml').write_text(yaml.safe_dump(spec))
-    with pytest.raises(ValueError, match="headline: unknown stage 'nowhere'"):
-        Study(tmp_path / 'study.yml')
+    small = yaml.safe_load(small_study(tmp_path, data).read_text())
+    network = {'title': 'x', 'backbone': 'res18-slim', 'stages': ['only']}
+    for headline, message in (
+            ({'networks': {'one': {**network, 'stages': ['nowhere']}}}, "headline: unknown stage 'nowhere'"),
+            ({'networks': {'one': network}, 'rows': {'a': {'reads': ['nobody', 'mode']}}}, "headline: unknown supervision 'nobody'"),
+            ({'networks': {'one': network}, 'rows': {'a': {'reads': ['udp', 'dark']}}}, "headline, 'udp': unknown decoder 'dark'")):
+        (tmp_path / 'study.yml').write_text(yaml.safe_dump({**small, 'headline': headline}))
+        with pytest.raises(ValueError, match=message):
+            Study(tmp_path / 'study.yml')
 
 
 def test_supervisions_that_differ_in_reading_alone_are_one_row_of_the_headline():
     whole = Study(FULL)
     assert whole.trains_alike('scores', 'emd_ce') and not whole.trains_alike('tau_4', 'emd_ce')
-    records = [record for record in json.loads((ROOT / 'docs/evidence/study_reduced.json').read_text())
-               if record['stage'] == 'levelled' and record['supervision'] == 'emd_ce']
-    renamed = [{**record, 'supervision': 'scores'} for record in records]
+    renamed = [{**record, 'supervision': 'scores'} if record['supervision'] == 'emd_ce' else record for record in kept()]
+    assert renamed != kept()
+    rows = {'former': {'title': 'former', 'reads': ['emd_ce', 'mode']}}
     reduced = Study(REDUCED)
-    assert records and study_report.headline(reduced, renamed) == study_report.headline(reduced, records)
+    reduced.headline['rows'] = rows
+    assert Headline(reduced, renamed).table() == Headline(reduced, kept()).table()
 
 
 def test_a_row_of_fewer_seeds_than_its_column_says_so():
-    records = [record for record in json.loads((ROOT / 'docs/evidence/study_reduced.json').read_text())
-               if record['stage'] == 'levelled' and (record['supervision'], record['seed']) != ('udp', 2)]
-    lines = {line.split(' |')[0]: line for line in study_report.headline(Study(REDUCED), records).splitlines()}
-    assert lines['| UDP / UDP'].count(' (2 seeds) |') == 1 and 'seed' not in lines['| EMD + CE, former default / blurred mode']
+    fewer = [record for record in kept() if (record['stage'], record['supervision'], record['seed']) != ('levelled', 'udp', 2)]
+    lines = {line.split(' |')[0].strip('| '): line for line in Headline(Study(REDUCED), fewer).table().splitlines()}
+    assert lines['UDP'].count(' (2 seeds) |') == 1 and 'seed' not in lines['Gaussian MSE, DARK (unbiased)']
+
+
+def kept():
+    return json.loads((ROOT / 'docs/evidence/study_reduced.json').read_text())
 
 
 def test_reduced_study_keeps_what_it_does_not_name():
@@ -164,17 +162,17 @@ def test_reduced_study_keeps_what_it_does_not_name():
 
 def test_recipe_brings_its_head_fitted_to_the_network():
     whole = Study(FULL)
-    cfg = whole.config(Run('screen', 'res18', 'simcc', 0))
+    cfg = whole.config(StudyRun('screen', 'res18', 'simcc', 0))
     assert cfg.model.head.type == 'SimCCHead' and cfg.model.head.in_featuremap_size == (6, 8)
     assert (cfg.model.head.in_channels, cfg.model.head.out_channels) == (512, 14)
     assert 'heatmap_size' not in cfg.codec
-    rle = whole.config(Run('screen', 'res18', 'rle', 0))
+    rle = whole.config(StudyRun('screen', 'res18', 'rle', 0))
     assert rle.model.neck.type == 'GlobalAveragePooling' and rle.model.head.num_joints == 14
 
 
 def test_second_half_starts_from_the_first_half():
     whole = Study(FULL, work_dir='runs')
-    first, second = (whole.config(Run('ablations', 'res18', name, 0)) for name in ('dark_half', 'emd_after_mse'))
+    first, second = (whole.config(StudyRun('ablations', 'res18', name, 0)) for name in ('dark_half', 'emd_after_mse'))
     assert (first.train_cfg.max_epochs, second.train_cfg.max_epochs) == (20, 20)
     assert second.load_from == 'runs/ablations/res18/dark_half/seed0/weights.pth'
 
@@ -229,17 +227,15 @@ def test_a_run_from_training_to_report(tmp_path, data):
     assert json.loads((folder / 'result.json').read_text()) == result
 
     page = tmp_path / 'docs/evidence.md'
-    page.parent.mkdir()
-    page.write_text(f'old\n{study_report.BEGIN}\nBy hand.\n{study_report.END}\nold\n')
     assert study.main(['report', '--out', str(page), str(file)]) == 0
-    text = page.read_text()
-    assert 'By hand.' in text and 'old' not in text
-    assert f'{100 * result["decoders"]["square"]["PCK@0.2"]:.1f}' in text and '1 of 1 runs done' in text
+    pages = {path.name: path.read_text() for path in page.parent.rglob('*.md')}
+    assert set(pages) == {'evidence.md', 'small.md', 'small_only.md'} and '1 of 1 runs done' in pages['small.md']
+    assert f'{100 * result["decoders"]["square"]["PCK@0.2"]:.1f}' in pages['small_only.md']
     assert (page.with_suffix('') / 'small_only_res18-slim_pck.png').exists()
 
     (folder / 'result.json').unlink()  # the records outlive the work dirs
     assert study.main(['report', '--out', str(page), str(file)]) == 0
-    assert page.read_text() == text
+    assert {path.name: path.read_text() for path in page.parent.rglob('*.md')} == pages
 
     changed = small_study(tmp_path, data, emd_ce={'loss': {'cross_entropy_weight': 0.75}})
     with pytest.raises(SystemExit, match='other settings'):
@@ -271,7 +267,7 @@ def test_a_failing_run_stops_nothing_and_a_second_call_reuses_and_resumes(tmp_pa
     file = small_study(tmp_path, data, broken={'like': 'emd', 'loss': {'potential': 'nonsense'}}, later={'like': 'mse'})
     assert study.main(['run', str(file)]) == 1
     shown = capsys.readouterr().out
-    assert '2 of 3 runs are done' in shown and 'not done: only/res18-slim/broken/seed0: exit status 1' in shown
+    assert '2 of 3 runs are done' in shown and 'not done: only/res18-slim/broken/seed0: run: exit status 1; ' in shown
     done = tmp_path / 'runs/only/res18-slim/later/seed0/result.json'
     before = done.stat().st_mtime_ns
     assert study.main(['run', str(file), '--only', 'later']) == 0
@@ -327,7 +323,7 @@ def test_a_time_of_day_that_has_passed_is_tomorrows(now, until, wanted, monkeypa
 
 def test_a_result_without_weights_is_done_again_only_if_another_run_starts_from_it(tmp_path):
     whole = Study(FULL, work_dir=str(tmp_path))
-    first, second, other = (Run('ablations', 'res18', name, 0) for name in ('dark_half', 'emd_after_mse', 'tau_4'))
+    first, second, other = (StudyRun('ablations', 'res18', name, 0) for name in ('dark_half', 'emd_after_mse', 'tau_4'))
     assert study.start_lacks(whole, first) and not study.start_lacks(whole, other)
     for run in (first, second):
         whole.folder(run).mkdir(parents=True)
@@ -366,24 +362,56 @@ def test_the_gpu_script_runs_and_collects_one_study(tmp_path):
 
 
 def test_mean_and_spread():
-    assert study_report.spread([0.5], 'AP') == '50.0'
-    assert study_report.spread([0.5, 0.52, 0.54], 'AP') == '52.0 ± 2.0'
-    assert study_report.spread([-1.0, 0.5], 'bias_x') == '-0.25 ± 1.06'
-    assert study_report.spread([3.25, 3.75], 'mean_error') == '3.50 ± 0.35'
+    assert records.spread([0.5], 'AP') == '50.0'
+    assert records.spread([0.5, 0.52, 0.54], 'AP') == '52.0 ± 2.0'
+    assert records.spread([-1.0, 0.5], 'bias_x') == '-0.25 ± 1.06'
+    assert records.spread([3.25, 3.75], 'mean_error') == '3.50 ± 0.35'
+
+
+def test_pages_are_those_of_the_kept_records(tmp_path):
+    """``study.py report`` has been run since records, sentences or the generator changed; the answer fits on a screen."""
+    there = ROOT / 'docs'
+    (tmp_path / 'evidence').mkdir()
+    for file in (there / 'evidence').glob('*.json'):
+        (tmp_path / 'evidence' / file.name).write_text(file.read_text())
+    (tmp_path / 'README.md').write_text((ROOT / 'README.md').read_text())
+    studies = [Study(path, work_dir=str(tmp_path / 'runs')) for path in (FULL, REDUCED)]
+    write_report(studies, tmp_path / 'evidence.md', tmp_path / 'README.md')
+    for page in (*tmp_path.rglob('*.md'), *tmp_path.rglob('*.csv')):
+        written = ROOT / 'README.md' if page.name == 'README.md' else there / page.relative_to(tmp_path)
+        assert page.read_text() == written.read_text(), f'{written} must be written again by tools/study.py report'
+    made, known = ({path.name for path in folder.iterdir()} for folder in (tmp_path / 'evidence', there / 'evidence'))
+    assert made == known and len((there / 'evidence.md').read_text().splitlines()) <= 60
+
+
+@pytest.mark.parametrize(('template', 'wanted'), [
+    ('{a AP}', '12.3'), ('{a PCK x}', '45.7'), ('{a AP - b AP}', '-1.2'), ('{b AP x - a AP x}', '+1.2'),
+    ('{ahead a AP - b AP} b', '1.2 AP behind b'), ('{ahead b AP - a AP} a', '1.2 AP ahead of a'), ('{ahead a AP - a AP} a', 'level with a'),
+    ('{ahead a PCK x - b PCK x} b', 'level with b'), ('{a mean_error}', '7.25'), ('{a AP} of {none AP}', ''),
+    ({'say': 'few: {a AP}', 'when': 'a AP - b AP < 0'}, 'few: 12.3')])
+def test_sentences_take_their_numbers_from_the_table(template, wanted):
+    values = {('a', 'AP'): [0.12, 0.126], ('b', 'AP'): [0.135], ('a', 'PCK@0.05'): [0.4567],
+              ('b', 'PCK@0.05'): [0.4566],
+              ('a', 'mean_error'): [7.25]}
+    assert records.sentence(template, lambda row, key, column: values.get((row, key), [])) == wanted
+
+
+def test_a_sentence_that_no_longer_holds_is_refused():
+    with pytest.raises(ValueError, match=r"'more' holds only where a AP - b AP > 0, which is -10.00"):
+        records.sentence({'say': 'more', 'when': 'a AP - b AP > 0'}, lambda row, key, column: {'a': [0.1], 'b': [0.2]}[row])
+    with pytest.raises(ValueError, match='a condition must be'):
+        records.sentence({'say': 'more', 'when': 'a AP > b AP'}, lambda row, key, column: [0.1])
 
 
 def test_a_stage_repeats_what_it_refers_to_and_draws_what_a_plot_can_show(tmp_path):
-    reduced = Study(REDUCED)
-    kept = json.loads((ROOT / 'docs/evidence/study_reduced.json').read_text())
-    records = [record for record in kept if record['stage'] in ('first', 'competitors')]
-    text = study_report.section(reduced, records, tmp_path).split('### competitors')[1]
-    assert 'seeds 0; 9 of 9 runs done' in text and 'The first rows repeat `first`.' in text
-    titles = [line.split(' | ')[0] for line in text.splitlines() if line.startswith('| ')]
-    assert titles[2].startswith('| Gaussian MSE / ')
+    chosen = [record for record in kept() if record['stage'] in ('first', 'competitors')]
+    text = stage_page(Study(REDUCED), 'competitors', chosen, tmp_path)
+    assert 'seeds 0. ' in text and 'The first rows repeat `first`.' in text
+    titles = [line.split(' | ')[0].rstrip() for line in text.splitlines() if line.startswith('| ')]
+    assert titles[1].startswith('| Gaussian MSE / ')
     assert titles.index('| EMD + CE, former default / blurred mode') < titles.index('| Megvii, kernel 5')
-    drawn = {file.name for file in tmp_path.iterdir()}
-    assert drawn == {f'study_reduced_{name}.png' for name in ('first_res18-slim_pck', 'competitors_res18-slim_changes')}
-    assert drawn == set(part.split(')')[0] for part in study_report.section(reduced, records, tmp_path).split(f'({tmp_path.name}/')[1:])
+    assert {file.name for file in tmp_path.iterdir()} == {'study_reduced_competitors_res18-slim_changes.png'}
+    assert '(study_reduced_competitors_res18-slim_changes.png)' in text
 
 
 def test_second_seed_of_nothing_comes_before_the_first_of_everything():

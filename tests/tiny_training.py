@@ -2,32 +2,23 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
-import sys
 import uuid
 from pathlib import Path
-from types import ModuleType
 
 from mmengine.config import Config
 from mmengine.runner import Runner
+
+from tools.dataset_converters.make_demo_data import make_data
 
 ROOT = Path(__file__).resolve().parent.parent
 (RECIPE,) = (ROOT / 'configs' / 'demo').glob('*_hdm-*.py')
 LOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
 
 
-def demo_data_tool() -> ModuleType:
-    spec = importlib.util.spec_from_file_location('make_demo_data', ROOT / 'tools' / 'dataset_converters' / 'make_demo_data.py')
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look their module up there
-    spec.loader.exec_module(module)
-    return module
-
-
 def draw(folder: Path, train: int = 12, val: int = 4) -> Path:
     """Draw pictures into a folder and return it."""
-    demo_data_tool().make_data(folder, train, val, seed=3)
+    make_data(folder, train, val, seed=3)
     return folder
 
 

@@ -10,17 +10,14 @@ training is resumed. Everything runs through tools/train.py and tools/test.py, a
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import os
 import pickle
 import re
 import shutil
-import subprocess
 import sys
 import time
 import warnings
-from collections import deque
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -30,19 +27,19 @@ from mmengine.config import Config
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from tools.dataset_converters.make_demo_data import JOINTS, make_data, read_manifest  # noqa: E402
+from tools.jobs import ROOT, Job, JobFailed, fingerprint, write_whole  # noqa: E402
 from tools.launcher import make_plugin_importable  # noqa: E402
 
-ROOT = Path(__file__).resolve().parent.parent
 CONFIGS = {name: ROOT / f'configs/demo/td-hm_res18_{name}-1xb16-8e_demo-128x96.py' for name in ('hdm', 'mse')}
 TITLES = {'hdm': 'EMD to the dot (HDM)', 'mse': 'Gaussian, squared error'}
 # What is shown of the log lines of a training.
 SHOWN = re.compile(r'Epoch\((?:train|val)\)\s+\[\d+\]\[[\s\d]+/\d+\]|(?:eta|loss|coco/AP|pixel/EPE): \S+')
 # Training and data loading share the cores: a thread that waits must not keep one busy.
-QUIET_THREADS = {'OMP_WAIT_POLICY': 'PASSIVE'}
+QUIET_THREADS = {'OMP_WAIT_POLICY': os.environ.get('OMP_WAIT_POLICY', 'PASSIVE')}
 
 
 @dataclass
-class Run:
+class DemoModel:
     """One model of the demo: its config, what is changed in it, and where its results go.
 
     Attributes:
@@ -78,35 +75,26 @@ class Run:
         return self.folder / 'metrics.json'
 
     def launch(self, tool: str, *arguments: str | Path, options: dict | None = None) -> None:
-        """Run tools/train.py or tools/test.py on this model; show its progress."""
+        """Run tools/train.py or tools/test.py on this model; show its progress.
+
+        Raises:
+            SystemExit: it failed.
+        """
         changes = [f'{key}={value}' for key, value in {**self.options, **(options or {})}.items()]
         changes = ['--cfg-options', *changes] if changes else []
         command = [sys.executable, '-W', 'ignore', ROOT / 'tools' / tool, CONFIGS[self.name], *arguments,
                    '--work-dir', self.folder, *changes]
-        follow([str(part) for part in command])
-
-
-def follow(command: list[str]) -> None:
-    """Run a command and show the lines that tell of progress; all of them are in the log of the work directory.
-
-    Raises:
-        SystemExit: it failed; its last lines are shown.
-    """
-    last: deque[str] = deque(maxlen=30)
-    environment = {**QUIET_THREADS, **os.environ}
-    with subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-                          text=True, errors='replace') as process:
+        name = Path(tool).stem
         try:
-            for line in process.stdout:
-                last.append(line)
-                if 'Epoch(train)' in line or 'Epoch(val)' in line:
-                    print('   ', '  '.join(SHOWN.findall(line)), flush=True)
-        except BaseException:
-            process.terminate()  # nobody would hear it any more
-            raise
-    if process.returncode:
-        print(''.join(last))
-        raise SystemExit(f'status {process.returncode} of {" ".join(command)}\nStart again to go on from here.')
+            Job(self.folder, (name,), [str(part) for part in command], f'{name}.log', QUIET_THREADS).run(show=show_progress)
+        except JobFailed as error:
+            raise SystemExit(f'{error}\nStart again to go on from here.') from None
+
+
+def show_progress(line: str) -> None:
+    """Print what a line of a training's log tells of progress, if it does."""
+    if 'Epoch(train)' in line or 'Epoch(val)' in line:
+        print('   ', '  '.join(SHOWN.findall(line)), flush=True)
 
 
 def data_options(data: Path) -> dict:
@@ -125,25 +113,23 @@ def schedule_options(epochs: int | None) -> dict:
     return dict.fromkeys(('train_cfg.max_epochs', 'param_scheduler.1.end', 'param_scheduler.1.T_max'), epochs)
 
 
-def prepare(run: Run, data: Path) -> None:
+def prepare(run: DemoModel, data: Path) -> None:
     """Make the work directory; throw away results of other data or another config.
 
     Raises:
         SystemExit: the folder holds something that this script did not make.
     """
-    settings = json.dumps([run.config.to_dict(), read_manifest(data)], sort_keys=True, default=str)
-    fingerprint = hashlib.sha256(settings.encode()).hexdigest()
+    settings = fingerprint([run.config.to_dict(), read_manifest(data)])
     mark = run.folder / 'demo_settings.sha256'
     if run.folder.exists() and not mark.is_file():
         raise SystemExit(f'{run.folder} was not made by this demo: choose another --work-dir')
-    if mark.is_file() and mark.read_text() != fingerprint:
+    if mark.is_file() and mark.read_text() != settings:
         print(f'The data or the config changed: {run.folder} starts afresh.')
         shutil.rmtree(run.folder)
-    run.folder.mkdir(parents=True, exist_ok=True)
-    mark.write_text(fingerprint)
+    write_whole(mark, settings)
 
 
-def train(run: Run) -> None:
+def train(run: DemoModel) -> None:
     """Train a model unless it is trained; go on from its last checkpoint if there is one."""
     if run.checkpoint.is_file():
         print(f'    trained already: {run.checkpoint}')
@@ -154,7 +140,7 @@ def train(run: Run) -> None:
     run.launch('train.py', *(['--resume'] if interrupted else []))
 
 
-def evaluate(run: Run) -> dict:
+def evaluate(run: DemoModel) -> dict:
     """Metrics of a trained model, with its predictions and heatmaps kept for the pictures."""
     if not run.metrics.is_file():
         unfinished = run.folder / 'metrics.unfinished.json'
@@ -164,7 +150,7 @@ def evaluate(run: Run) -> dict:
     return json.loads(run.metrics.read_text())
 
 
-def summary(runs: list[Run], metrics: list[dict]) -> list[str]:
+def summary(runs: list[DemoModel], metrics: list[dict]) -> list[str]:
     """A table of both models, errors in pixels of the picture over all labelled joints."""
     lines = [f'{"":28}{"AP":>7}{"mean error":>13}{"median":>10}{"< 1 px":>9}{"< 2 px":>9}']
     for run, values in zip(runs, metrics):
@@ -175,7 +161,7 @@ def summary(runs: list[Run], metrics: list[dict]) -> list[str]:
     return lines
 
 
-def labelled_errors(run: Run) -> np.ndarray:
+def labelled_errors(run: DemoModel) -> np.ndarray:
     """Distances in pixels of the picture, of all held-out joints with a flag above 0."""
     with run.predictions.open('rb') as file:
         samples = pickle.load(file)
@@ -185,7 +171,7 @@ def labelled_errors(run: Run) -> np.ndarray:
     return np.linalg.norm(decoded - drawn, axis=-1)[labelled]
 
 
-def draw(runs: list[Run], figures: Path) -> list[str]:
+def draw(runs: list[DemoModel], figures: Path) -> list[str]:
     """Draw the pictures.
 
     Returns:
@@ -230,7 +216,7 @@ def main() -> None:
     say(f'1/4  Drawing figures with exactly known joints: {data}')
     make_data(data, args.train, args.val, args.seed)
     options = {**data_options(data), **schedule_options(args.epochs)}
-    runs = [Run(name, work_dir / CONFIGS[name].stem, options) for name in CONFIGS]
+    runs = [DemoModel(name, work_dir / CONFIGS[name].stem, options) for name in CONFIGS]
     metrics = []
     for step, run in enumerate(runs, 2):
         say(f'{step}/4  Training and evaluating "{TITLES[run.name]}": {CONFIGS[run.name].relative_to(ROOT)}')

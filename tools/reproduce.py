@@ -18,11 +18,12 @@ import warnings
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+from tools import jobs  # noqa: E402
 from tools.launcher import make_plugin_importable  # noqa: E402
-from tools.reproduction import data_check, manifest, report, state  # noqa: E402
+from tools.reproduction import data_check, manifest, report  # noqa: E402
 from tools.reproduction.commands import Place  # noqa: E402
 from tools.reproduction.manifest import Manifest, Row  # noqa: E402
-from tools.reproduction.runner import Runner, evaluation_name  # noqa: E402
+from tools.reproduction.runner import RowRunner, evaluation_name, work_dir  # noqa: E402
 
 ROOT = manifest.ROOT
 
@@ -139,7 +140,7 @@ def check_rows(args: argparse.Namespace, known: Manifest) -> int:
 def run_rows(args: argparse.Namespace, known: Manifest) -> int:
     """Run the rows one after the other."""
     _require_boxes(args, known)
-    signal.signal(signal.SIGTERM, _interrupt)
+    signal.signal(signal.SIGTERM, jobs.interrupt)
     gpus = args.slurm_gpus if args.slurm else _visible_gpus() if args.gpus is None else args.gpus
     for name, value, least in (
         ('--slurm-gpus' if args.slurm else '--gpus', gpus, 1 if args.slurm else 0),
@@ -152,16 +153,12 @@ def run_rows(args: argparse.Namespace, known: Manifest) -> int:
     if loose:
         raise ValueError(f'--cfg-options must be of the form key=value, got {" ".join(loose)}')
     place = Place(gpus, args.slurm, args.batch, tuple(args.cfg_options), args.amp)
-    runner = Runner(
+    runner = RowRunner(
         known, _base(args), place, args.boxes, args.checkpoint, args.dry_run, args.again, args.take_over, args.hardware)
     failures = runner.run(data_check.with_needed(known, _chosen(args, known)), list(dict.fromkeys(args.seeds)))
     for label, reason in failures.items():
         print(f'failed: {label}: {reason}')
     return 1 if failures else 0
-
-
-def _interrupt(*_) -> None:
-    raise KeyboardInterrupt
 
 
 def _visible_gpus() -> int:
@@ -180,7 +177,7 @@ def show_status(args: argparse.Namespace, known: Manifest) -> int:
     shown = 0
     for row in _chosen(args, known):
         folders = sorted(_base(args).glob(f'{Path(row.config).stem}/seed-*')) if row.config else []
-        folders = folders or [state.work_dir(_base(args), row, 0)]
+        folders = folders or [work_dir(_base(args), row, 0)]
         for folder in folders:
             text = _status(folder, known.tables[row.table].evaluation)
             if text or (args.all and row.runnable):
@@ -192,16 +189,16 @@ def show_status(args: argparse.Namespace, known: Manifest) -> int:
 
 
 def _status(folder: Path, evaluation: str | None) -> str:
-    known = state.read(folder)
+    known = jobs.read(folder)
     parts = []
     if 'train' in known:
-        parts.append(f'training {known["train"]["status"]}, epoch {state.last_epoch(folder)}')
+        parts.append(f'training {known["train"]["status"]}, epoch {jobs.last_epoch(folder)}')
     if 'tool' in known:
         parts.append(f'figure {known["tool"]["status"]}')
     for name, step in known.get('evaluations', {}).items():
         if evaluation and name.startswith(evaluation):
             parts.append(f'{name} {step["status"]} ({step.get("checkpoint", "")})')
-    reasons = [step['reason'] for step in state.steps(known) if step.get('status') == state.FAILED]
+    reasons = [step['reason'] for step in jobs.steps(known) if step.get('status') == jobs.FAILED]
     return '; '.join([*parts, *reasons])
 
 
@@ -224,19 +221,19 @@ def record(args: argparse.Namespace, known: Manifest) -> int:
     """Enter the figures that COCO's server answered for one row whose zip was uploaded."""
     (row, *others) = known.select(args.rows)
     table = known.tables[row.table]
-    if others or table.evaluation != 'coco-test-dev':
+    if others or 'server' not in known.evaluations.get(table.evaluation, {}):
         raise ValueError(f'record takes one row of Table 2, got {args.rows}')
     if len(args.figures) != len(table.columns):
         raise ValueError(f'--figures must be {len(table.columns)} numbers {table.columns}, got {len(args.figures)}')
     if not all(0 <= figure <= 100 for figure in args.figures) or max(args.figures) <= 1:
         raise ValueError(f'--figures must be in percent, from 0 to 100, got {args.figures}')
-    folder = state.work_dir(_base(args), row, args.seed)
-    known_state = state.read(folder)
+    folder = work_dir(_base(args), row, args.seed)
+    known_state = jobs.read(folder)
     step = known_state.get('evaluations', {}).get(evaluation_name(table.evaluation, ''))
-    if not step or step['status'] != state.DONE:
+    if not step or step['status'] != jobs.DONE:
         raise ValueError(f'row {row.id!r} with seed {args.seed} must have been run first, nothing was uploaded')
     step['metrics'] = dict(zip(table.columns, args.figures))
-    state.write(folder, known_state)
+    jobs.write(folder, known_state)
     return 0
 
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import argparse
 import datetime
-import subprocess
+import signal
 import sys
 import time
 from collections.abc import Sequence
@@ -20,8 +20,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from tools.launcher import ROOT, make_plugin_importable  # noqa: E402
-from tools.studies.config import Run, Study, fingerprint  # noqa: E402
+from tools import jobs  # noqa: E402
+from tools.launcher import make_plugin_importable  # noqa: E402
+from tools.studies.config import Study, StudyRun, fingerprint  # noqa: E402
 
 make_plugin_importable()
 
@@ -33,10 +34,12 @@ def run_list(args: argparse.Namespace) -> int:
     return 0
 
 
-def state(study: Study, run: Run) -> str:
+def state(study: Study, run: StudyRun) -> str:
     folder = study.folder(run)
     if (folder / 'result.json').exists():
         return 'done'
+    if jobs.read(folder).get('run', {}).get('status') == jobs.RUNNING:
+        return 'running'
     return 'begun' if (folder / 'fingerprint').exists() else 'to do'
 
 
@@ -58,9 +61,14 @@ def run_all(args: argparse.Namespace) -> int:
     runs = [run for run in study.runs(args.stage) if args.only is None or run.supervision in args.only]
     first = [run for run in runs if 'start_from' not in study.supervisions[run.supervision]]
     failed = []
+    signal.signal(signal.SIGTERM, jobs.interrupt)
     for batch in (first, [run for run in runs if run not in first]):  # those that start from another run's weights come last
         with ThreadPoolExecutor(args.jobs) as pool:
-            outcomes = list(pool.map(lambda run: launch(study, run, args, deadline), batch))
+            try:
+                outcomes = list(pool.map(lambda run: launch(study, run, args, deadline), batch))
+            except KeyboardInterrupt:
+                jobs.STOP.set()
+                raise
         failed += [f'{run.name}: {outcome}' for run, outcome in zip(batch, outcomes) if outcome]
     print(f'{len(runs) - len(failed)} of {len(runs)} runs are done')
     for line in failed:
@@ -83,7 +91,7 @@ def next_time(clock: str, now: datetime.datetime) -> datetime.datetime:
     return today if today > now else today + datetime.timedelta(days=1)
 
 
-def launch(study: Study, run: Run, args: argparse.Namespace, deadline: float) -> str:
+def launch(study: Study, run: StudyRun, args: argparse.Namespace, deadline: float) -> str:
     """Perform a run in a child process.
 
     Returns:
@@ -92,32 +100,24 @@ def launch(study: Study, run: Run, args: argparse.Namespace, deadline: float) ->
     if state(study, run) == 'done' and not start_lacks(study, run):
         same = (study.folder(run) / 'fingerprint').read_text() == fingerprint(study.config(run))
         return '' if same else f'{study.folder(run)} holds a run with other settings: remove it or rename the supervision'
-    left = deadline - time.time()
-    if left <= 0:
-        return 'no time left'
-    folder = study.folder(run)
-    folder.mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, str(Path(__file__).resolve()), 'one', str(args.study), run.name]
+    command = [sys.executable, str(Path(__file__).resolve()), 'one', str(args.study.resolve()), run.name]
     for flag, value in (('--data-root', args.data_root), ('--work-dir', args.work_dir)):
         command += [flag, value] if value else []
     print(f'{time.strftime("%H:%M:%S")} {run.name}', flush=True)
-    with (folder / 'output.log').open('a') as log:
-        try:
-            code = subprocess.run(
-                command, cwd=ROOT, stdout=log, stderr=subprocess.STDOUT, check=False,
-                timeout=None if left == float('inf') else left).returncode
-        except subprocess.TimeoutExpired:
-            return 'stopped when the time was up; the next call resumes it'
-    return f'exit status {code}, see {folder / "output.log"}' if code else ''
+    try:
+        jobs.Job(study.folder(run), ('run',), command, 'output.log').run(deadline, take_over=args.take_over)
+    except jobs.JobFailed as failure:
+        return str(failure)
+    return ''
 
 
-def start_lacks(study: Study, run: Run) -> bool:
+def start_lacks(study: Study, run: StudyRun) -> bool:
     """Whether a run still to do starts from this one's weights, and they are gone (results may travel without them)."""
     if (study.folder(run) / 'weights.pth').exists():
         return False
     return any(
         study.supervisions[name].get('start_from') == run.supervision
-        and state(study, Run(run.stage, run.backbone, name, run.seed)) != 'done'
+        and state(study, StudyRun(run.stage, run.backbone, name, run.seed)) != 'done'
         for name in study.stages[run.stage]['supervisions'])
 
 
@@ -161,9 +161,10 @@ def build_parser() -> argparse.ArgumentParser:
             command.add_argument('--jobs', type=int, default=1, help='runs at a time')
             command.add_argument('--until', help='stop when the clock next shows this time, HH:MM')
             command.add_argument('--minutes', type=float, help='stop after so many minutes')
+            command.add_argument('--take-over', action='store_true', help='go on with what another machine ran, which is gone')
     report = commands.add_parser('report', help='write tables and plots', parents=[common])
     report.add_argument('studies', type=Path, nargs='+')
-    report.add_argument('--out', type=Path, default=ROOT / 'docs' / 'evidence.md')
+    report.add_argument('--out', type=Path, default=jobs.ROOT / 'docs' / 'evidence.md')
     report.add_argument('--readme', type=Path, help="also put the headline's table between the markers `evidence` of this file")
     report.set_defaults(run_command=run_report)
     return parser
@@ -171,7 +172,11 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     args = build_parser().parse_args(argv)
-    return args.run_command(args)
+    try:
+        return args.run_command(args)
+    except KeyboardInterrupt:
+        print('interrupted; the same command continues', file=sys.stderr)
+        return 130
 
 
 if __name__ == '__main__':

@@ -6,8 +6,8 @@ import argparse
 from collections.abc import Callable
 from pathlib import Path
 
+from tools.jobs import checkpoint
 from tools.launcher import make_plugin_importable, require_data
-from tools.reproduction.origin import checkpoint
 
 
 def find(path: Path) -> tuple[Path, Path]:

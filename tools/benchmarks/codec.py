@@ -24,7 +24,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from hdm_mmpose.decoding import read_heatmap  # noqa: E402
 from hdm_mmpose.transport.sub_pixel_cpu import COMPILED, read_heatmap_cpu  # noqa: E402
 from hdm_mmpose.transport.suppliers import build_supplier  # noqa: E402
-from tools.benchmarks.measuring import conditions, find_block, machine, race, summary, table, write_block, write_json  # noqa: E402
+from tools.benchmarks.measuring import conditions, machine, summary, time_in_turns, write_json  # noqa: E402
+from tools.pages import find_block, table, write_block  # noqa: E402
 
 STRIDE = 4
 SEED = 0
@@ -75,7 +76,7 @@ def benchmark_encode(args: argparse.Namespace) -> list[dict]:
         check('encode', np.abs((centroid + .5) * STRIDE - .5 - points[0]).max(), 1e-4)
     codecs = {'MSRAHeatmap': MSRAHeatmap(sigma=3., **sizes), **ours}
     runners = {name: lambda _, codec=codec: [codec.encode(*person) for person in people] for name, codec in codecs.items()}
-    rows = race(runners, 'cpu', args.repeats).items()
+    rows = time_in_turns(runners, 'cpu', args.repeats).items()
     return [dict(task='encode one sample', device='cpu', codec=name,
                  **{key: value / ENCODES_PER_REPEAT for key, value in row.items() if key != 'repeats'}) for name, row in rows]
 
@@ -129,7 +130,7 @@ def benchmark_decode(model: str, device: str, args: argparse.Namespace) -> list[
         default = READINGS[0]
         decode = our_decoder(*default, args, by_torch=True)
         runners[f'{name_of(*default)}, by torch'] = lambda repeat, decode=decode: decode(batches[repeat % BATCHES])
-    rows = race(runners, 'cpu', args.repeats)  # the host's clock: keypoints end there
+    rows = time_in_turns(runners, 'cpu', args.repeats)  # the host's clock: keypoints end there
     return [dict(task='decode', maps=model, device=device, codec=name, **row) for name, row in rows.items()]
 
 

@@ -27,9 +27,10 @@ from torch import Tensor, nn
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from hdm_mmpose.decoding import read_heatmap  # noqa: E402
 from hdm_mmpose.transport import EMDOptions, build_supplier  # noqa: E402
-from tools.benchmarks.measuring import conditions, machine, table, write_json  # noqa: E402
+from tools.benchmarks.measuring import conditions, machine, write_json  # noqa: E402
 from tools.benchmarks.transport_benchmark import defaults  # noqa: E402
 from tools.dataset_converters.make_demo_data import SPLITS, make_picture  # noqa: E402
+from tools.pages import table  # noqa: E402
 
 INPUT = (48, 64)  # w, h in pixels
 STRIDE = 2

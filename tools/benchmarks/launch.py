@@ -18,7 +18,8 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from hdm_mmpose.transport import EMDOptions, emd  # noqa: E402
-from tools.benchmarks.measuring import conditions, copy_bandwidth, machine, race, table, write_json  # noqa: E402
+from tools.benchmarks.measuring import conditions, copy_bandwidth, machine, time_in_turns, write_json  # noqa: E402
+from tools.pages import table  # noqa: E402
 
 SIZES = ((96, 72), (64, 48), (128, 128))
 CACHE_BYTES = 1 << 28  # rotated inputs together exceed any L2
@@ -61,7 +62,7 @@ def measure(size: tuple[int, int], arguments: argparse.Namespace) -> list[dict]:
         runners[launch] = lambda i, launch=launch: triton_emd.emd_triton(*batches[i % len(batches)], how, True, launch)
     if wrong:
         print('not timed: ' + '; '.join(wrong))
-    times = race(runners, 'cuda', arguments.repeats)
+    times = time_in_turns(runners, 'cuda', arguments.repeats)
     chosen = triton_emd.launch_of(cells, torch.float32)
     rows = [dict(size=size, warps=launch.num_warps, tile=launch.tile, resident=launch.resident, registers=launch.registers,
                  in_use=launch == chosen, **seconds) for launch, seconds in times.items()]

@@ -1,4 +1,4 @@
-"""What the benchmarks share: where they ran, how time and memory are taken, and where tables and numbers go."""
+"""What the benchmarks share: where they ran, how time and memory are taken, and how numbers are kept."""
 
 from __future__ import annotations
 
@@ -18,9 +18,8 @@ from pathlib import Path
 
 import torch
 
-from tools.reproduction.origin import commit
+from tools.jobs import commit, write_whole
 
-ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ('torch', 'triton', 'numpy', 'mmpose', 'POT', 'geomloss', 'ott-jax', 'jax')
 WARM_UP = 3
 # Long enough for the host to have queued what is timed: the device's own time is wanted, not that of launching.
@@ -69,7 +68,7 @@ def installed(package: str) -> str | None:
         return None
 
 
-def race(runners: dict[str, Callable[[int], object]], device: str, repeats: int) -> dict[str, dict[str, float]]:
+def time_in_turns(runners: dict[str, Callable[[int], object]], device: str, repeats: int) -> dict[str, dict[str, float]]:
     """Seconds of each runner, called in turns with the number of the repeat; ``summary`` of each."""
     times: dict[str, list[float]] = {name: [] for name in runners}
     for repeat in range(-WARM_UP, repeats):
@@ -135,18 +134,8 @@ def copy_bandwidth(device: str, elements: int = 1 << 28) -> float:
     """Bytes per second that a plain copy moves, read and written."""
     source = torch.zeros(elements, device=device)
     target = torch.empty_like(source)
-    median = race({'copy': lambda _: target.copy_(source)}, device, 20)['copy']['median']
+    median = time_in_turns({'copy': lambda _: target.copy_(source)}, device, 20)['copy']['median']
     return 2 * 4 * elements / median
-
-
-def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    """A Markdown table that is readable as plain text too; the first column is flush left, the others right."""
-    cells = [[str(cell) for cell in row] for row in [head, *rows]]
-    widths = [max(len(row[i]) for row in cells) for i in range(len(head))]
-    lines = ['| ' + ' | '.join(cell.ljust(w) if i == 0 else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths)))
-             + ' |' for row in cells]
-    rule = '|' + '|'.join('-' * (w + 2) if i == 0 else '-' * (w + 1) + ':' for i, w in enumerate(widths)) + '|'
-    return '\n'.join([lines[0], rule, *lines[1:]])
 
 
 def conditions(about: dict) -> str:
@@ -156,36 +145,9 @@ def conditions(about: dict) -> str:
     return f'Made by `{about["script"]}` on {about["date"]}: {where}; {versions}; seed {about["seed"]}; commit {about["commit"]}.'
 
 
-def write_block(path: Path, name: str, text: str) -> None:
-    """Replace what stands between ``<!-- begin name -->`` and ``<!-- end name -->`` in a Markdown file.
-
-    Raises:
-        SystemExit: the file or its markers are not there.
-    """
-    head, rest = find_block(path, name)
-    path.write_text(f'{head}\n{text.strip()}\n{rest}')
-
-
-def find_block(path: Path, name: str) -> tuple[str, str]:
-    """What stands before and after a marked block, the markers included; call it before measuring for an hour.
-
-    Raises:
-        SystemExit: the file or its markers are not there.
-    """
-    begin, end = f'<!-- begin {name} -->', f'<!-- end {name} -->'
-    old = path.read_text() if path.is_file() else ''
-    if begin not in old or end not in old.split(begin, 1)[1]:
-        raise SystemExit(f'{path} must hold the lines {begin} and {end}; the table goes between them')
-    head, rest = old.split(begin, 1)
-    return head + begin, end + rest.split(end, 1)[1]
-
-
 def write_json(path: Path, content: dict) -> None:
     """Numbers, rounded to what is worth keeping; a kill in the middle leaves the old file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f'{path.name}.new')
-    temporary.write_text(json.dumps(_rounded(content), indent=1) + '\n')
-    temporary.replace(path)
+    write_whole(path, json.dumps(_rounded(content), indent=1) + '\n')
     print(f'wrote {path}')
 
 

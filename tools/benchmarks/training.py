@@ -36,7 +36,9 @@ import torch
 from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-from tools.benchmarks.measuring import ROOT, conditions, find_block, machine, script, summary, table, write_block, write_json  # noqa: E402
+from tools.benchmarks.measuring import conditions, machine, script, summary, write_json  # noqa: E402
+from tools.jobs import ROOT, differences  # noqa: E402
+from tools.pages import find_block, table, write_block  # noqa: E402
 
 # Each stands for a pair of configs that differ in nothing but the supervision: {} is `mse` or `hdm`.
 NETWORKS = {
@@ -112,8 +114,7 @@ def begin(arguments: argparse.Namespace) -> dict:
     if not (arguments.resume and arguments.json.exists()):
         return record
     before = json.loads(arguments.json.read_text())
-    was, now = (_conditions_of(each) for each in (before, record))
-    other = [f'{name} {was.get(name)!r}, now {now[name]!r}' for name in now if was.get(name) != now[name]]
+    other = differences(_conditions_of(before), _conditions_of(record))
     if other:
         raise SystemExit(f'{arguments.json} cannot be continued, it was measured with {"; ".join(other)}: '
                          'move it away or leave out --resume')

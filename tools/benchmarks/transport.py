@@ -26,8 +26,10 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from hdm_mmpose.transport import POTENTIALS, SUPPLIERS  # noqa: E402
-from tools.benchmarks.measuring import ROOT, conditions, find_block, machine, write_block, write_json  # noqa: E402
+from tools.benchmarks.measuring import conditions, machine, write_json  # noqa: E402
 from tools.benchmarks.transport_benchmark import accuracy, bias, speed  # noqa: E402
+from tools.jobs import ROOT  # noqa: E402
+from tools.pages import find_block, write_block  # noqa: E402
 
 
 def main(argv: list[str] | None = None) -> None:

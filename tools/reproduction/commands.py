@@ -82,9 +82,11 @@ def evaluate(
     """The command that evaluates a checkpoint into ``folder``."""
     config = manifest.config_path(row.config)
     flags = ['--work-dir', str(folder), '--out', str(folder / 'metrics.json')]
-    if evaluation.startswith('mpii'):
+    settings = manifest.evaluations[evaluation]
+    if settings.get('dump'):
         flags += ['--dump', str(folder / 'predictions.pkl')]
-    options = [*evaluation_options(manifest, evaluation, folder, boxes), *place.options]
+    file = manifest.boxes[boxes]['file'] if boxes else ''
+    options = [*(option.format(folder=folder, boxes=file) for option in settings.get('options', [])), *place.options]
     flags += ['--cfg-options', *options] if options else []
     if place.partition:
         positional = [place.partition, f'{row.id}-{evaluation}', str(config), str(checkpoint)]
@@ -174,21 +176,3 @@ def _mentions(value: Any, name: str) -> bool:
     if isinstance(value, (list, tuple)):
         return any(_mentions(each, name) for each in value)
     return value == name
-
-
-def evaluation_options(manifest: Manifest, evaluation: str, folder: Path, boxes: str) -> list[str]:
-    """``--cfg-options`` of an evaluation: person boxes by name, or the test-dev data and the server's file."""
-    if evaluation == 'coco-val':
-        return [f'test_dataloader.dataset.bbox_file={manifest.boxes[boxes]["file"]}'] if boxes else []
-    if evaluation != 'coco-test-dev':
-        return []
-    settings = manifest.evaluations[evaluation]
-    root = manifest.data['coco-test-dev']['root']
-    return [
-        f'test_dataloader.dataset.ann_file={settings["ann_file"]}',
-        f'test_dataloader.dataset.data_prefix.img={settings["images"]}',
-        f'test_dataloader.dataset.bbox_file={settings["boxes"]}',
-        f'test_evaluator.ann_file={root}/{settings["ann_file"]}',
-        'test_evaluator.format_only=True',
-        f'test_evaluator.outfile_prefix={folder}/test-dev',
-    ]

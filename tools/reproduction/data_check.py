@@ -10,7 +10,6 @@ from .commands import read_config
 from .manifest import Manifest, Row
 
 PACKAGES = {'mmpretrain': 'mmpretrain==1.2.0', 'albumentations': 'albumentations==1.3.1'}
-DATA_OF = {'coco-val': ['coco'], 'coco-test-dev': ['coco', 'coco-test-dev'], 'mpii-val': ['mpii']}
 
 
 def missing(manifest: Manifest, rows: list[Row], boxes: str = 'ap56') -> list[str]:
@@ -23,12 +22,12 @@ def missing(manifest: Manifest, rows: list[Row], boxes: str = 'ap56') -> list[st
     """
     rows = with_needed(manifest, rows)
     evaluations = {manifest.tables[row.table].evaluation for row in rows if row.config}
-    parts = dict.fromkeys(part for evaluation in sorted(filter(None, evaluations)) for part in DATA_OF[evaluation])
+    parts = dict.fromkeys(part for evaluation in sorted(filter(None, evaluations)) for part in manifest.evaluations[evaluation]['data'])
     faults = [fault for part in parts for fault in _data_faults(manifest, part)]
-    if 'coco' in parts:
+    configs = dict.fromkeys(manifest.config_path(row.config) for row in rows if row.config)
+    if any(manifest.data[part].get('person_boxes') for part in parts):
         faults += _file_faults(manifest.root / manifest.boxes[boxes]['file'], manifest.boxes[boxes]['where'])
-    configs = dict.fromkeys(row.config for row in rows if row.config)
-    faults += [fault for config in configs for fault in _config_faults(manifest.config_path(config))]
+    faults += [fault for path in configs for fault in _config_faults(path)]
     return list(dict.fromkeys(faults))
 
 

@@ -93,6 +93,10 @@ class Manifest:
             chosen.update((row.id, row) for row in found)
         return list(chosen.values())
 
+    def boxes_of(self, evaluation: str, boxes: str) -> str:
+        """The name of the person boxes, where the evaluation reads them; else an empty one."""
+        return boxes if any('{boxes}' in option for option in self.evaluations[evaluation].get('options', [])) else ''
+
     def config_path(self, config: str) -> Path:
         """The file of a row's config: in this repository, or in the installed MMPose for ``mmpose::``."""
         if not config.startswith('mmpose::'):
@@ -124,6 +128,10 @@ def load(path: Path, root: Path = ROOT) -> Manifest:
         if row.id in manifest.rows:
             raise ValueError(f'rows must have different ids, got {row.id!r} twice')
         manifest.rows[row.id] = row
+    for name, settings in manifest.evaluations.items():
+        absent = [key for key in ('title', 'data', 'metrics', 'scale') if key not in settings]
+        if absent or not set(settings['data']) <= set(manifest.data):
+            raise ValueError(f'evaluation {name!r} must say title, data among {sorted(manifest.data)}, metrics, scale, got {settings}')
     for row in manifest.rows.values():
         _check(row, manifest)
     return manifest

@@ -10,9 +10,10 @@ from pathlib import Path
 
 import yaml
 
-from . import state
+from tools import jobs
+
 from .manifest import Manifest, Row, Table
-from .runner import evaluation_name
+from .runner import evaluation_name, work_dir
 
 
 @dataclass(frozen=True)
@@ -50,14 +51,14 @@ def measure(manifest: Manifest, base: Path, row: Row, boxes: str) -> Measurement
     table = manifest.tables[row.table]
     if not row.config or not table.evaluation:
         return Measurement()
-    name = evaluation_name(table.evaluation, boxes if table.evaluation == 'coco-val' else '')
+    name = evaluation_name(table.evaluation, manifest.boxes_of(table.evaluation, boxes))
     found = []
-    for folder in sorted(state.work_dir(base, row, 0).parent.glob('seed-*')):
+    for folder in sorted(work_dir(base, row, 0).parent.glob('seed-*')):
         if not folder.name.replace('seed-', '', 1).isdecimal():
             continue  # a folder that somebody put aside
-        known = state.read(folder)
+        known = jobs.read(folder)
         result = known.get('evaluations', {}).get(name, {})
-        if result.get('status') == state.DONE and result.get('metrics'):
+        if result.get('status') == jobs.DONE and result.get('metrics'):
             figures = tuple(result['metrics'][column] for column in table.columns)
             found.append((int(folder.name.replace('seed-', '', 1)), figures, known.get('train', {})))
     if not found:
@@ -146,8 +147,8 @@ def _filled(line: Line, table: Table) -> list[str]:
 def _figure_list(rows: list[Row], base: Path) -> list[str]:
     printed = []
     for row in rows:
-        folder = state.work_dir(base, row, 0)
-        done = state.read(folder).get('tool', {}).get('status') == state.DONE
+        folder = work_dir(base, row, 0)
+        done = jobs.read(folder).get('tool', {}).get('status') == jobs.DONE
         printed.append(f'- {row.method}: {folder if done else "not made yet"}')
     return printed
 
@@ -214,7 +215,7 @@ def metafile(manifest: Manifest, base: Path, boxes: str) -> str:
 
 def _model(manifest: Manifest, row: Row, measured: Measurement) -> dict:
     table = manifest.tables[row.table]
-    dataset = 'MPII' if table.evaluation == 'mpii-val' else 'COCO'
+    dataset = manifest.evaluations[table.evaluation]['title']
     mean = measured.mean()
     metrics = {column: round(value / 100, 3) for column, value in zip(table.columns, mean)}
     return {

@@ -2,29 +2,23 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import os
-import re
-import signal
 import socket
-import subprocess
 import sys
-import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from . import commands, server_files, state
+from tools import jobs
+
+from . import commands, server_files
 from .commands import Command, Place
 from .manifest import Manifest, Row
 
-# as tools/launcher.py says it, with the paths in the indented lines below
-ABSENT_DATA = 'The data this config reads is not there:'
-EXCEPTION = re.compile(r'(\[rank\d+\]: ?)?(?P<text>(?P<name>[A-Za-z_][\w.]*(Error|Exception|Interrupt))(:.*)?)$')
-
 
 @dataclass
-class Runner:
+class RowRunner:
     """Runs rows of a manifest.
 
     Args:
@@ -61,21 +55,21 @@ class Runner:
                 label = f'{row.id} seed {seed}' if row.config else row.id
                 try:
                     self._train_and_evaluate(row, seed) if row.config else self._figure(row, seed)
-                except (StepFailed, ValueError, OSError) as error:
+                except (jobs.JobFailed, ValueError, OSError) as error:
                     self.failures[label] = str(error)
                     print(f'[{row.id}] FAILED: {error}', flush=True)
         return self.failures
 
     def _train_and_evaluate(self, row: Row, seed: int) -> None:
-        folder = state.work_dir(self.base, row, seed)
+        folder = work_dir(self.base, row, seed)
         if folder in self._failed_folders:
-            raise StepFailed(f'its training failed for an earlier row, see {folder / "train.log"}')
+            raise jobs.JobFailed(f'its training failed for an earlier row, see {folder / "train.log"}')
         command = commands.train(self.manifest, row, folder, seed, self.place, self.boxes)
         self._refuse_other_options(folder)
         self._tell_of_smaller_batches(row)
         try:
-            self._step(row, folder, ('train',), command, 'train.log')
-        except StepFailed:
+            self._run(row, folder, ('train',), command)
+        except jobs.JobFailed:
             self._failed_folders.add(folder)
             raise
         evaluation = self.manifest.tables[row.table].evaluation
@@ -88,9 +82,9 @@ class Runner:
 
     def _refuse_other_options(self, folder: Path) -> None:
         """A training is one row's measurement: one begun with other options must not be continued or taken for this."""
-        before = state.read(folder).get('train')
+        before = jobs.read(folder).get('train')
         if before and before.get('changes', []) != self._changes():
-            raise StepFailed(
+            raise jobs.JobFailed(
                 f'{folder} holds a training with the options {before.get("changes", [])}, asked for is {self._changes()}: '
                 'name another folder with --work-dirs, or remove this one')
 
@@ -101,118 +95,71 @@ class Runner:
             print(f'[{row.id}] note: its SyncBN normalises over {pictures[0]} pictures here, {pictures[1]} in the recipe')
 
     def _evaluate(self, row: Row, evaluation: str, folder: Path) -> None:
-        boxes = self.boxes if evaluation == 'coco-val' else ''
+        boxes = self.manifest.boxes_of(evaluation, self.boxes)
         name = evaluation_name(evaluation, boxes)
         target = folder / name
-        chosen = Path('CHECKPOINT') if self.dry else state.checkpoint(folder, self.checkpoint)
+        chosen = Path('CHECKPOINT') if self.dry else jobs.checkpoint(folder, self.checkpoint)
         command = commands.evaluate(self.manifest, row, evaluation, chosen, target, self.place, boxes)
-        results = {} if self.dry else {'checkpoint': chosen.name}
         if not self.dry:
             target.mkdir(parents=True, exist_ok=True)
-        self._step(
-            row, folder, ('evaluations', name), command, f'{name}.log',
-            results=results, finish=lambda: self._results(row, evaluation, target))
+        self._run(row, folder, ('evaluations', name), command, chosen.name, lambda: self._results(row, evaluation, target))
 
     def _results(self, row: Row, evaluation: str, target: Path) -> dict:
         """What an evaluation left behind: the table's figures, and the files for the benchmark's server."""
-        if evaluation == 'coco-test-dev':
-            settings, root = self.manifest.evaluations[evaluation], self.manifest.data['coco-test-dev']['root']
-            boxes = json.loads((self.manifest.root / settings['boxes']).read_text())
+        settings = self.manifest.evaluations[evaluation]
+        if 'server' in settings:
+            server, root = settings['server'], self.manifest.root
+            most = len(json.loads((root / server['boxes']).read_text()))
             path = server_files.coco_server_zip(
-                target / 'test-dev.keypoints.json', self.manifest.root / root / settings['ann_file'],
-                Path(row.config).stem, target, most=len(boxes))
+                target / server['results'], root / server['pictures'], Path(row.config).stem, target, most)
             return {'files': [str(path)]}
-        results = {'metrics': read_metrics(self.manifest.evaluations[evaluation], target / 'metrics.json')}
-        if evaluation.startswith('mpii'):
-            files = server_files.mpii_predictions(target / 'predictions.pkl', target)
-            results['files'] = [str(path) for path in files]
+        results = {'metrics': read_metrics(settings, target / 'metrics.json')}
+        if settings.get('dump'):
+            results['files'] = [str(path) for path in server_files.mpii_predictions(target / 'predictions.pkl', target)]
         return results
 
     def _figure(self, row: Row, seed: int) -> None:
-        folder = state.work_dir(self.base, row, seed)
+        folder = work_dir(self.base, row, seed)
         needed = [self.manifest.rows[name] for name in row.needs]
         failed = [each.id for each in needed if f'{each.id} seed {seed}' in self.failures]
         if failed:
-            raise StepFailed(f'it is made from {", ".join(failed)}, which failed')
-        work_dirs = [state.work_dir(self.base, each, seed) for each in needed]
-        checkpoints = [each / 'CHECKPOINT' if self.dry else state.checkpoint(each, self.checkpoint) for each in work_dirs]
-        command = commands.figure(self.manifest, row, work_dirs, checkpoints, folder, self.place)
-        self._step(row, folder, ('tool',), command, 'tool.log')
+            raise jobs.JobFailed(f'it is made from {", ".join(failed)}, which failed')
+        work_dirs = [work_dir(self.base, each, seed) for each in needed]
+        checkpoints = [each / 'CHECKPOINT' if self.dry else jobs.checkpoint(each, self.checkpoint) for each in work_dirs]
+        self._run(row, folder, ('tool',), commands.figure(self.manifest, row, work_dirs, checkpoints, folder, self.place))
 
-    def _step(self, row, folder: Path, keys: tuple[str, ...], command: Command, log: str, results=None, finish=dict):
-        """Run one command unless it is done, and keep what became of it."""
+    def _run(self, row: Row, folder: Path, keys: tuple[str, ...], command: Command, checkpoint: str | None = None,
+             finish: Callable[[], Mapping] = dict) -> None:
+        """Run one command unless it is done, for this checkpoint where it reads one."""
         if self.dry:
             print(f'[{row.id}] {command}')
             return
-        known = state.read(folder)
-        before = _get(known, keys)
-        done = before.get('status') == state.DONE and before.get('checkpoint') == (results or {}).get('checkpoint')
+        about = {} if checkpoint is None else {'checkpoint': checkpoint}
+        job = jobs.Job(
+            folder, keys, command.arguments, f'{keys[-1]}.log', {**dict(command.environment), **_environment(self.place)}, finish=finish)
+        before = job.before()
+        done = before.get('status') == jobs.DONE and before.get('checkpoint') == checkpoint
         if done and not (self.again and keys != ('train',)):
             print(f'[{row.id}] {keys[-1]}: done before')
             return
-        if before.get('status') == state.RUNNING and not self.take_over:
-            where = f'process {before.get("pid")} on {before.get("host")}'
-            raise StepFailed(f'{keys[-1]} is running already, {where}; if that is gone: run with --take-over')
-        verb = 'continues' if before else 'starts'
-        print(f'[{row.id}] {keys[-1]} {verb}, log in {folder / log}', flush=True)
-        step = {**state.started(list(command.arguments), folder / log), **self._origin(before if keys == ('train',) else {})}
-        folder.mkdir(parents=True, exist_ok=True)
-        self._keep(row, folder, keys, step)
-        self._execute(command, folder / log, lambda pid: self._keep(row, folder, keys, {**step, 'pid': pid}), step)
-        self._keep(row, folder, keys, step)
-        if step['status'] == state.INTERRUPTED:
-            raise KeyboardInterrupt
-        if step['status'] == state.DONE:
-            self._finish(step, results or {}, finish)
-            self._keep(row, folder, keys, step)
-        if step['status'] == state.FAILED:
-            raise StepFailed(f'{keys[-1]}: {step["reason"]}')
+        job.about = {**about, **self._origin(before if keys == ('train',) else {})}
+        print(f'[{row.id}] {keys[-1]} {"continues" if before else "starts"}, log in {folder / job.log}', flush=True)
+        job.run(take_over=self.take_over)
 
-    def _finish(self, step: dict, results: dict, finish) -> None:
-        try:
-            step.update(results, **finish())
-        except (ValueError, OSError, KeyError) as error:
-            step.update(status=state.FAILED, reason=f'{type(error).__name__}: {error}')
-
-    def _origin(self, before: dict) -> dict:
+    def _origin(self, before: Mapping) -> dict:
         """Where a step comes from, as it begins; of a continued training, all places and commits in turn."""
         place, here = self.place, self.hardware
         if not here:
-            here = f'{place.gpus} GPUs of {place.partition}' if place.partition else state.hardware(place.gpus)
-        now = {'hardware': [here], 'commit': [state.commit()]}
+            here = f'{place.gpus} GPUs of {place.partition}' if place.partition else jobs.hardware(place.gpus)
+        now = {'hardware': [here], 'commit': [jobs.commit()]}
         return {**{key: list(dict.fromkeys([*before.get(key, []), *now[key]])) for key in now}, 'changes': self._changes()}
 
-    def _keep(self, row: Row, folder: Path, keys: tuple[str, ...], step: dict) -> None:
-        known = state.read(folder)
-        known['config'] = row.config
-        parent = known.setdefault(keys[0], {}) if len(keys) > 1 else known
-        parent[keys[-1]] = step
-        state.write(folder, known)
 
-    def _execute(self, command: Command, log: Path, on_start, step: dict) -> None:
-        """Run a command to its end, its output going to ``log``; an interrupt ends the command too."""
-        environment = {**os.environ, **dict(command.environment), **_environment(self.place)}
-        with log.open('a') as output:
-            output.write(f'$ {command}\n')
-            output.flush()
-            process = subprocess.Popen(
-                command.arguments, cwd=self.manifest.root, env=environment, stdout=output, stderr=subprocess.STDOUT,
-                start_new_session=True)
-            on_start(process.pid)
-            step['pid'] = process.pid
-            try:
-                code = process.wait()
-            except KeyboardInterrupt:
-                _end(process)
-                step.update(status=state.INTERRUPTED, finished=time.time())
-                return
-        step.update(status=state.FAILED if code else state.DONE, returncode=code, finished=time.time())
-        if code:
-            step['reason'] = f'{_exit(code)}; {reason(log.read_text(errors="replace"))} (see {log})'
-
-
-class StepFailed(Exception):
-    """A training, an evaluation or a tool ended with an error."""
+def work_dir(base: Path, row: Row, seed: int) -> Path:
+    """The folder of a row's training; rows with the same config share it. Figures have one of their own."""
+    if row.config:
+        return base / Path(row.config).stem / f'seed-{seed}'
+    return base / 'figures' / row.id
 
 
 def evaluation_name(evaluation: str, boxes: str) -> str:
@@ -226,12 +173,6 @@ def read_metrics(evaluation: dict, path: Path) -> dict[str, float]:
     return {column: evaluation['scale'] * measured[key] for column, key in evaluation['metrics'].items()}
 
 
-def _get(known: dict, keys: tuple[str, ...]) -> dict:
-    for key in keys:
-        known = known.get(key, {})
-    return known
-
-
 def _environment(place: Place) -> dict[str, str]:
     """The interpreter's folder first, so that the shell launchers use it, a port that is free now, and no GPU for 0."""
     extra = {'PATH': os.pathsep.join([str(Path(sys.executable).parent), os.environ.get('PATH', '')])}
@@ -242,28 +183,3 @@ def _environment(place: Place) -> dict[str, str]:
     with socket.socket() as free:
         free.bind(('127.0.0.1', 0))
         return {**extra, 'PORT': str(free.getsockname()[1])}
-
-
-def _end(process: subprocess.Popen) -> None:
-    os.killpg(process.pid, signal.SIGTERM)
-    try:
-        process.wait(30)
-    except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-
-
-def _exit(code: int) -> str:
-    return f'ended by {signal.Signals(-code).name}' if code < 0 else f'exit status {code}'
-
-
-def reason(log: str) -> str:
-    """Why the last command of a log failed: data that is not there, its last exception, or its last line."""
-    lines = [line for line in log.rpartition('\n$ ')[2].splitlines()[1:] if line.strip()]
-    if ABSENT_DATA in lines:
-        start = lines.index(ABSENT_DATA) + 1
-        named = [line.strip() for line in itertools.takewhile(lambda line: line.startswith(' '), lines[start:])]
-        return f'its data is not there: {", ".join(named)}; `check` says where to get it'
-    # several processes write theirs as "[rank1]: ValueError: ..."; the launcher's own comes after them
-    raised = [match for match in map(EXCEPTION.match, lines) if match and not match['name'].endswith('ChildFailedError')]
-    return raised[-1]['text'] if raised else lines[-1].strip() if lines else 'no output'

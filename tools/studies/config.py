@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import copy
 import functools
-import hashlib
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +17,8 @@ from typing import Any
 import yaml
 from mmengine.config import Config, ConfigDict
 from mmengine.hub import get_config
+
+from tools import jobs
 
 SUPERVISION_KEYS = {
     'title', 'like', 'recipe', 'codec', 'loss', 'udp', 'head', 'test_cfg', 'options', 'hooks', 'decoders', 'score_mode',
@@ -32,7 +32,7 @@ DECODER_KEYS = {'title', 'codec', 'test_cfg', 'score_mode'}
 
 
 @dataclass(frozen=True)
-class Run:
+class StudyRun:
     """One training: what, on what, how long."""
 
     stage: str
@@ -65,7 +65,7 @@ class Study:
         self.data_root = data_root or spec['data_root']
         self.work_dir = Path(work_dir or spec['work_dir'])
         self.options = spec.get('options') or {}
-        self.headline = spec.get('headline') or {'stages': [], 'rows': []}
+        self.headline = spec.get('headline') or {}
         self.backbones = spec['backbones']
         self.supervisions = {name: self._supervision(spec['supervisions'], name) for name in spec['supervisions']}
         self.stages = spec['stages']
@@ -73,8 +73,12 @@ class Study:
             known('backbone', stage['backbones'], self.backbones, f'stage {name!r}')
             known('supervision', stage['supervisions'], self.supervisions, f'stage {name!r}')
             self._check_reference(name)
-        known('stage', self.headline['stages'], self.stages, 'headline')
-        known('supervision', [row[0] for row in self.headline['rows']], self.supervisions, 'headline')
+        for network in self.headline.get('networks', {}).values():
+            known('stage', network['stages'], self.stages, 'headline')
+            known('backbone', [network['backbone']], self.backbones, 'headline')
+        for supervision, decoder in (row['reads'] for row in self.headline.get('rows', {}).values()):
+            known('supervision', [supervision], self.supervisions, 'headline')
+            known('decoder', [decoder], self.supervisions[supervision].get('decoders', {'own': {}}), f'headline, {supervision!r}')
 
     def _supervision(self, supervisions: dict, name: str) -> dict:
         """The supervision with what it is ``like`` filled in."""
@@ -101,7 +105,7 @@ class Study:
         if other['epochs'] != stage['epochs']:
             raise ValueError(f'stage {name!r} has {stage["epochs"]} epochs, its reference {reference["stage"]!r} {other["epochs"]}')
 
-    def runs(self, stages: list[str] | None = None) -> Iterator[Run]:
+    def runs(self, stages: list[str] | None = None) -> Iterator[StudyRun]:
         """All runs of some stages (all by default), the first seed of everything before the second of anything."""
         known('stage', stages or [], self.stages, 'the command line')
         for name in stages or self.stages:
@@ -109,12 +113,12 @@ class Study:
             for seed in stage['seeds']:
                 for backbone in stage['backbones']:
                     for supervision in stage['supervisions']:
-                        yield Run(name, backbone, supervision, seed)
+                        yield StudyRun(name, backbone, supervision, seed)
 
-    def folder(self, run: Run) -> Path:
+    def folder(self, run: StudyRun) -> Path:
         return self.work_dir / run.name
 
-    def config(self, run: Run) -> Config:
+    def config(self, run: StudyRun) -> Config:
         """The whole config of a run."""
         backbone, supervision, stage = self.backbones[run.backbone], self.supervisions[run.supervision], self.stages[run.stage]
         cfg = copy.deepcopy(base_config(backbone['config']))
@@ -127,7 +131,7 @@ class Study:
         cfg.work_dir = str(self.folder(run))
         cfg.experiment_name = cfg.work_dir.replace('/', '_')
         if 'start_from' in supervision:
-            before = self.folder(Run(run.stage, run.backbone, supervision['start_from'], run.seed))
+            before = self.folder(StudyRun(run.stage, run.backbone, supervision['start_from'], run.seed))
             cfg.load_from = str(before / 'weights.pth')
         return cfg
 
@@ -136,11 +140,11 @@ class Study:
         one, other = ({key: value for key, value in self.supervisions[name].items() if key not in READING_KEYS} for name in (first, second))
         return one == other
 
-    def decoders(self, run: Run) -> dict[str, dict]:
+    def decoders(self, run: StudyRun) -> dict[str, dict]:
         """The ways in which a run's heatmaps are read, by name."""
         return {name: spec or {} for name, spec in (self.supervisions[run.supervision].get('decoders') or {'own': {}}).items()}
 
-    def decoder_config(self, run: Run, name: str, checkpoint: Path) -> Config:
+    def decoder_config(self, run: StudyRun, name: str, checkpoint: Path) -> Config:
         """A run's config for testing its weights with one of its decoders."""
         spec = self.decoders(run)[name]
         cfg = self.config(run)
@@ -272,4 +276,4 @@ def fingerprint(cfg: Config) -> str:
         for key in ('num_workers', 'persistent_workers', 'pin_memory'):
             spec[loader].pop(key, None)
         spec[loader]['dataset'].pop('data_root', None)
-    return hashlib.sha256(json.dumps(spec, sort_keys=True, default=str).encode()).hexdigest()[:16]
+    return jobs.fingerprint(spec)[:16]

@@ -19,14 +19,15 @@ from mmengine.runner import Runner
 from mmpose.datasets import CrowdPoseDataset
 from mmpose.datasets.datasets.utils import parse_pose_metainfo
 
-from tools.benchmarks.measuring import commit, installed, processor
-from tools.studies.config import Run, Study, fingerprint
+from tools import jobs
+from tools.benchmarks.measuring import installed, processor
+from tools.studies.config import Study, StudyRun, fingerprint
 from tools.studies.metrics import measure
 
 PACKAGES = ('torch', 'mmengine', 'mmcv', 'mmcv-lite', 'mmpose', 'numpy')
 
 
-def perform(study: Study, run: Run) -> dict:
+def perform(study: Study, run: StudyRun) -> dict:
     """Train and measure one run, resuming what is there.
 
     Returns:
@@ -48,9 +49,7 @@ def perform(study: Study, run: Run) -> dict:
         'decoders': {name: read_with(study, run, name, weights) for name in study.decoders(run)},
         'finished': time.strftime('%Y-%m-%d %H:%M:%S'),
     }
-    partial = folder / 'result.json.part'
-    partial.write_text(json.dumps(result, indent=1))
-    partial.rename(folder / 'result.json')
+    jobs.write_whole(folder / 'result.json', json.dumps(result, indent=1))
     return result
 
 
@@ -82,7 +81,7 @@ def build_runner(cfg: Config) -> Runner:
     return Runner.from_cfg(cfg)
 
 
-def read_with(study: Study, run: Run, name: str, weights: Path) -> dict:
+def read_with(study: Study, run: StudyRun, name: str, weights: Path) -> dict:
     """Test the weights with one decoder and measure what it predicted."""
     cfg = study.decoder_config(run, name, weights)
     prefix = Path(cfg.test_evaluator[0].outfile_prefix)
@@ -92,30 +91,30 @@ def read_with(study: Study, run: Run, name: str, weights: Path) -> dict:
     return {**measured(study, run, name), 'mmpose': {key: float(value) for key, value in stock.items()}}
 
 
-def measured(study: Study, run: Run, name: str) -> dict:
+def measured(study: Study, run: StudyRun, name: str) -> dict:
     """What is measured of the predictions that a decoder left."""
     sigmas = parse_pose_metainfo({'from_file': CrowdPoseDataset.METAINFO['from_file']})['sigmas']
     results = study.folder(run) / 'predictions' / f'{name}.keypoints.json'
     return measure(results, Path(study.data_root) / 'annotations/val.json', sigmas)
 
 
-def measure_again(study: Study, run: Run) -> None:
+def measure_again(study: Study, run: StudyRun) -> None:
     """Bring a finished run's metrics up to what ``study_metrics`` measures now, from its saved predictions."""
     file = study.folder(run) / 'result.json'
     result = json.loads(file.read_text())
     for name, metrics in result['decoders'].items():
         metrics.update(measured(study, run, name))
-    file.write_text(json.dumps(result, indent=1))
+    jobs.write_whole(file, json.dumps(result, indent=1))
 
 
-def describe(study: Study, run: Run, cfg: Config) -> dict[str, Any]:
+def describe(study: Study, run: StudyRun, cfg: Config) -> dict[str, Any]:
     """What ran, on what, from which commit."""
     return {
         'study': study.name, 'stage': run.stage, 'backbone': run.backbone, 'supervision': run.supervision, 'seed': run.seed,
         'epochs': cfg.train_cfg.max_epochs, 'batch_size': cfg.train_dataloader.batch_size, 'fingerprint': fingerprint(cfg),
         'device': torch.cuda.get_device_name() if torch.cuda.is_available() else processor(),
         'threads': torch.get_num_threads(), 'versions': {name: version for name in PACKAGES if (version := installed(name))},
-        'python': platform.python_version(), 'commit': commit()}
+        'python': platform.python_version(), 'commit': jobs.commit()}
 
 
 def scalars(folder: Path) -> list[dict]:

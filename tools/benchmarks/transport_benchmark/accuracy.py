@@ -21,7 +21,7 @@ from hdm_mmpose.transport import (
     supplier_gradient,
 )
 from hdm_mmpose.transport.newton import WARM_UP
-from tools.benchmarks.measuring import table
+from tools.pages import table
 
 from .maps import families, random_dots
 

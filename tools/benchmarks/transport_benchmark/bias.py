@@ -9,7 +9,7 @@ from torch import Tensor
 
 from hdm_mmpose.decoding import decode_square
 from hdm_mmpose.transport import EMDOptions, TransportProblem, build_supplier, dot_demanders, emd, emd_objective
-from tools.benchmarks.measuring import table
+from tools.pages import table
 
 from .maps import dot_maps, random_dots
 

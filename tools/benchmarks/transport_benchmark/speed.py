@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from hdm_mmpose.transport import EMDOptions, SupplierRule, build_supplier, centroid, emd
-from tools.benchmarks.measuring import copy_bandwidth, peak_memory, race, summary, table
+from tools.benchmarks.measuring import copy_bandwidth, peak_memory, summary, time_in_turns
+from tools.pages import table
 
 from . import defaults
 from .maps import dot_maps, network_like, random_dots
@@ -228,7 +229,7 @@ def run(work: Workload, everybody: dict[str, Contestant], repeats: int, slow_rep
         return call
 
     fast = {name: runner(contestant) for name, contestant in everybody.items() if name.startswith(('KeypointMSELoss', *EXACT))}
-    times = race(fast, work.device, repeats)
+    times = time_in_turns(fast, work.device, repeats)
     for name, contestant in everybody.items():
         if name not in times:
             times[name] = _few(runner(contestant), work, slow_repeats)
@@ -246,7 +247,7 @@ def run(work: Workload, everybody: dict[str, Contestant], repeats: int, slow_rep
 def _few(runner: Callable[[int], None], work: Workload, repeats: int) -> dict[str, float]:
     """Slow contestants run one after another, after one call that nobody counts."""
     runner(0)
-    values = [race({'it': runner}, work.device, 1)['it']['median'] for _ in range(repeats)] if work.device == 'cuda' else [
+    values = [time_in_turns({'it': runner}, work.device, 1)['it']['median'] for _ in range(repeats)] if work.device == 'cuda' else [
         _timed(runner, repeat) for repeat in range(repeats)
     ]
     return summary(values)

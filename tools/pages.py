@@ -1,0 +1,40 @@
+"""Tables, and blocks of text between markers, in the Markdown pages that tools write."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    """A Markdown table that is readable as plain text too; the first column is flush left, the others right."""
+    cells = [[str(cell) for cell in row] for row in [head, *rows]]
+    widths = [max(len(row[i]) for row in cells) for i in range(len(head))]
+    lines = ['| ' + ' | '.join(cell.ljust(w) if i == 0 else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths)))
+             + ' |' for row in cells]
+    rule = '|' + '|'.join('-' * (w + 2) if i == 0 else '-' * (w + 1) + ':' for i, w in enumerate(widths)) + '|'
+    return '\n'.join([lines[0], rule, *lines[1:]])
+
+
+def write_block(path: Path, name: str, text: str) -> None:
+    """Replace what stands between ``<!-- begin name -->`` and ``<!-- end name -->`` in a Markdown file.
+
+    Raises:
+        SystemExit: the file or its markers are not there.
+    """
+    head, rest = find_block(path, name)
+    path.write_text(f'{head}\n{text.strip()}\n{rest}')
+
+
+def find_block(path: Path, name: str) -> tuple[str, str]:
+    """What stands before and after a marked block, the markers included; call it before measuring for an hour.
+
+    Raises:
+        SystemExit: the file or its markers are not there.
+    """
+    begin, end = f'<!-- begin {name} -->', f'<!-- end {name} -->'
+    old = path.read_text() if path.is_file() else ''
+    if begin not in old or end not in old.split(begin, 1)[1]:
+        raise SystemExit(f'{path} must hold the lines {begin} and {end}; the table goes between them')
+    head, rest = old.split(begin, 1)
+    return head + begin, end + rest.split(end, 1)[1]
