@@ -37,7 +37,8 @@ class Block:
 def blocks(page: Path) -> list[Block]:
     text = page.read_text()
     return [Block(page, text[:match.start()].count('\n') + 1, (match[2] or '').strip(), match[3])
-            for match in FENCE.finditer(text) if match[1] in ('python', 'py')]
+            for match in FENCE.finditer(text)
+            if match[1] in ('python', 'py') and (match[2] or '').strip() != 'session']  # those are run by tests/test_use.py
 
 
 BLOCKS = [block for page in PAGES for block in blocks(page)]
