@@ -8,10 +8,13 @@ import re
 import shlex
 import subprocess
 import sys
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+
+from tools.pages import whole_tree
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = sorted([*ROOT.glob('*.md'), *(ROOT / 'docs').glob('**/*.md')])
@@ -191,3 +194,26 @@ def test_there_is_something_to_run() -> None:
     assert any(block.page.name == 'README.md' for block in BLOCKS)
     assert any('_base_' in block.code for block in BLOCKS)
     assert sum(page.name == 'README.md' for page, _ in COMMANDS) > 15
+
+
+# ---------------------------------------------------------------------------------------------------- size and the tree
+
+
+def test_the_readme_fits_on_three_screens() -> None:
+    assert len((ROOT / 'README.md').read_text().splitlines()) <= 150
+
+
+def test_contributing_names_every_file() -> None:
+    text = (ROOT / 'CONTRIBUTING.md').read_text()
+    tree = whole_tree()
+    assert tree in text, 'run `python tools/pages.py`: the tree in CONTRIBUTING.md is out of date'
+    bare = [line for line in tree.splitlines()[1:-1] if len(line.split()) < 2 and line != 'docs/']
+    assert not bare, f'files that do not say in their first line what they are: {bare}'
+    assert max(Counter(path.parent for name in ('hdm_mmpose', 'tools') for path in (ROOT / name).rglob('*.py')).values()) <= 25
+
+
+def test_contributing_sends_nobody_astray() -> None:
+    """Files and folders of the table are there; a star stands for the rest of a name."""
+    table = (ROOT / 'CONTRIBUTING.md').read_text().split('## Which file')[1].split('\n## ')[0]
+    named = [each for each in re.findall(r'`([\w./*-]+)`', table) if '/' in each]
+    assert len(named) > 12 and not [each for each in named if not list(ROOT.glob(each.rstrip('/')))]

@@ -722,6 +722,34 @@ def test_interrupting_the_tool_ends_the_training_too(tmp_path):
         os.kill(child, 0)
 
 
+# ---------------------------------------------------------------------------------------------- how much a change touches
+
+
+def test_a_row_of_another_backbone_and_data_set_is_a_config_and_the_manifest(tmp_path):
+    """Listed, checked, launched, evaluated, reported: no line of code knows the data set."""
+    content = yaml.safe_load((REPOSITORY / 'configs' / 'manifest.yml').read_text())
+    content['evaluations'] = {
+        'faces-val': {'title': 'Faces', 'data': ['faces'], 'metrics': {'NME': 'NME'}, 'scale': 100, 'options': ['a={folder}/b']}}
+    content['data'] = {'faces': {'root': 'data/faces', 'where': 'made up', 'annotations': []}}
+    content['tables'] = {'faces': {'where': 'Beyond', 'title': 'Faces', 'columns': ['NME'], 'evaluation': 'faces-val'}}
+    content['rows'] = [{'id': 'faces-effnet', 'table': 'faces', 'kind': 'beyond', 'method': 'ours', 'backbone': 'EfficientNet',
+                        'config': 'configs/new.py', 'launch': {'gpus': 1, 'batch': 4}}]
+    (tmp_path / 'manifest.yml').write_text(yaml.safe_dump(content))
+    (tmp_path / 'configs').mkdir()
+    config = '_base_ = ["mmpose::body_2d_keypoint/topdown_heatmap/coco/td-hm_res50_8xb64-210e_coco-256x192.py"]'
+    (tmp_path / 'configs/new.py').write_text(f'{config}\nmodel = dict(backbone=dict(init_cfg=None))\n')
+    ways = ('--manifest', tmp_path / 'manifest.yml', '--root', tmp_path, '--work-dirs', tmp_path / 'work')
+    assert 'faces-effnet' in cli(*ways, 'list')
+    assert cli(*ways, 'check', code=1).splitlines() == [f'missing: {tmp_path}/data/faces (folder): made up', '1 things missing']
+    train, test = cli(*ways, 'run', 'faces-effnet', '--gpus', '0', '--dry-run').splitlines()
+    assert 'tools/train.py' in train and 'bbox_file' not in test and test.endswith(f'a={tmp_path}/work/new/seed-0/faces-val/b')
+    known = manifest.load(tmp_path / 'manifest.yml', tmp_path)
+    done = {'status': 'done', 'metrics': {'NME': 4.5}}
+    jobs.write(tmp_path / 'work/new/seed-0', {'train': {}, 'evaluations': {'faces-val': done}})
+    assert 'Dataset: Faces' in report.metafile(known, tmp_path / 'work', 'ap56')
+    assert '4.5' in report.markdown(known, tmp_path / 'work', 'ap56')
+
+
 # ------------------------------------------------------------------------------------------------------------ the docs
 
 

@@ -20,6 +20,7 @@ import time
 import warnings
 from dataclasses import dataclass
 from functools import cached_property
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -27,8 +28,9 @@ from mmengine.config import Config
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from tools.dataset_converters.make_demo_data import JOINTS, make_data, read_manifest  # noqa: E402
-from tools.jobs import ROOT, Job, JobFailed, fingerprint, write_whole  # noqa: E402
+from tools.jobs import ROOT, Job, JobFailed, commit, fingerprint, processor, read, write_whole  # noqa: E402
 from tools.launcher import make_plugin_importable  # noqa: E402
+from tools.pages import find_block, write_block  # noqa: E402
 
 CONFIGS = {name: ROOT / f'configs/demo/td-hm_res18_{name}-1xb16-8e_demo-128x96.py' for name in ('hdm', 'mse')}
 TITLES = {'hdm': 'EMD to the dot (HDM)', 'mse': 'Gaussian, squared error'}
@@ -86,7 +88,8 @@ class DemoModel:
                    '--work-dir', self.folder, *changes]
         name = Path(tool).stem
         try:
-            Job(self.folder, (name,), [str(part) for part in command], f'{name}.log', QUIET_THREADS).run(show=show_progress)
+            Job(self.folder, (name,), [str(part) for part in command], f'{name}.log', QUIET_THREADS,
+                about={'commit': commit()}).run(show=show_progress)
         except JobFailed as error:
             raise SystemExit(f'{error}\nStart again to go on from here.') from None
 
@@ -161,6 +164,14 @@ def summary(runs: list[DemoModel], metrics: list[dict]) -> list[str]:
     return lines
 
 
+def sentence(runs: list[DemoModel], metrics: list[dict], pictures: int) -> str:
+    """The figures for a page, with where they come from."""
+    said = [f'AP {values["coco/AP"]:.3f} and {values["pixel/EPE"]:.2f} px for "{TITLES[run.name]}"' for run, values in zip(runs, metrics)]
+    packages = ', '.join(f'{name} {version(name)}' for name in ('torch', 'mmpose'))
+    return (f'`make demo`: {", ".join(said)}, on {pictures} held-out pictures. One seed; {processor()}, {packages}, '
+            f'commit {read(runs[0].folder).get("train", {}).get("commit", "unknown")}.')
+
+
 def labelled_errors(run: DemoModel) -> np.ndarray:
     """Distances in pixels of the picture, of all held-out joints with a flag above 0."""
     with run.predictions.open('rb') as file:
@@ -198,6 +209,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--val', type=int, default=150, help='held-out pictures (default: %(default)s)')
     parser.add_argument('--seed', type=int, default=0, help='of the data (default: %(default)s)')
     parser.add_argument('--epochs', type=int, help="instead of the configs' own number")
+    parser.add_argument('--page', type=Path, help='also put the figures between the markers `demo` of this file')
     return parser.parse_args()
 
 
@@ -211,6 +223,8 @@ def main() -> None:
     def say(text: str) -> None:
         print(f'\n[{time.time() - start:4.0f} s] {text}', flush=True)
 
+    if args.page:
+        find_block(args.page, 'demo')
     data, work_dir = args.data.resolve(), args.work_dir.resolve()
     figures = args.figures.resolve() if args.figures else work_dir
     say(f'1/4  Drawing figures with exactly known joints: {data}')
@@ -228,6 +242,8 @@ def main() -> None:
     say(f'Done. {args.val} held-out pictures:')
     print('\n'.join(summary(runs, metrics)))
     print('\n' + '\n'.join(lines))
+    if args.page:
+        write_block(args.page, 'demo', sentence(runs, metrics, args.val))
     print(f'\nPersons with predicted skeletons:  {figures / "persons.jpg"}')
     print(f'One heatmap under both:            {figures / "heatmaps.png"}')
 

@@ -281,6 +281,15 @@ def commit() -> str:
         return 'unknown'
 
 
+def processor() -> str:
+    """Name of the CPU, as Linux gives it."""
+    try:
+        lines = Path('/proc/cpuinfo').read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line.split(':', 1)[1].strip() for line in lines if line.startswith('model name')), platform.machine())
+
+
 def hardware(gpus: int) -> str:
     """The devices a local run uses, such as ``8 x NVIDIA H200``."""
     import torch

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import torch
 
-from tools.jobs import commit, write_whole
+from tools.jobs import commit, processor, write_whole
 
 PACKAGES = ('torch', 'triton', 'numpy', 'mmpose', 'POT', 'geomloss', 'ott-jax', 'jax')
 WARM_UP = 3
@@ -49,15 +49,6 @@ def machine(device: str, seed: int) -> dict:
 def script() -> str:
     """The command line of this process, without the interpreter and the script's folder."""
     return ' '.join([Path(sys.argv[0]).name, *sys.argv[1:]])
-
-
-def processor() -> str:
-    """Name of the CPU, as Linux gives it."""
-    try:
-        lines = Path('/proc/cpuinfo').read_text().splitlines()
-    except OSError:
-        return platform.processor()
-    return next((line.split(':', 1)[1].strip() for line in lines if line.startswith('model name')), platform.machine())
 
 
 def installed(package: str) -> str | None:

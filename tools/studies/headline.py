@@ -80,9 +80,8 @@ class Headline:
         save(axes[0].figure, file)
 
     def block(self) -> str:
-        """Table, cautions and origin for another page."""
-        origin = f'{self.study.title}, mean ± standard deviation over seeds. {conditions(self.used)}'
-        return '\n'.join([self.table(), '', *(f'- {each}' for each in self.sentences('cautions')), '', origin])
+        """Answer, table and cautions for another page."""
+        return '\n'.join([' '.join(self.sentences('answer')), '', self.table(), '', *(f'- {each}' for each in self.sentences('cautions'))])
 
 
 def seed_count(number: int) -> str:

@@ -20,7 +20,7 @@ from mmpose.datasets import CrowdPoseDataset
 from mmpose.datasets.datasets.utils import parse_pose_metainfo
 
 from tools import jobs
-from tools.benchmarks.measuring import installed, processor
+from tools.benchmarks.measuring import installed
 from tools.studies.config import Study, StudyRun, fingerprint
 from tools.studies.metrics import measure
 
@@ -112,7 +112,7 @@ def describe(study: Study, run: StudyRun, cfg: Config) -> dict[str, Any]:
     return {
         'study': study.name, 'stage': run.stage, 'backbone': run.backbone, 'supervision': run.supervision, 'seed': run.seed,
         'epochs': cfg.train_cfg.max_epochs, 'batch_size': cfg.train_dataloader.batch_size, 'fingerprint': fingerprint(cfg),
-        'device': torch.cuda.get_device_name() if torch.cuda.is_available() else processor(),
+        'device': torch.cuda.get_device_name() if torch.cuda.is_available() else jobs.processor(),
         'threads': torch.get_num_threads(), 'versions': {name: version for name in PACKAGES if (version := installed(name))},
         'python': platform.python_version(), 'commit': jobs.commit()}
 
