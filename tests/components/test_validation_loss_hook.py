@@ -19,9 +19,13 @@ from hdm_mmpose.components import DotAnnotationCodec, EMDHeatmapLoss, SubPixelDe
 from hdm_mmpose.components.predictions import (
     annotated_loader,
     decoder_alignment,
+    decoder_of,
+    estimator_in,
     gaussian_heatmaps,
+    input_channels,
     predictions,
 )
+from tests.tiny_training import draw, scalars, tiny_config, train
 
 INPUT, HEATMAP = (56, 40), (14, 10)  # w, h and W, H
 JOINTS = 3
@@ -250,3 +254,114 @@ def test_dots_up_to_half_a_cell_outside_count():
     (_, dots, weights), = predictions(model, [pseudo_collate(people(points, np.ones((1, JOINTS))))])
     np.testing.assert_allclose(dots[0], (points[0] + 0.5) / 4 - 0.5, rtol=1e-6)
     assert weights.tolist() == [[0.0, 1.0, 1.0]]
+
+
+# ------------------------------------------------------------------------------------------------- runs of other kinds
+
+
+@pytest.fixture(scope='module')
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return draw(tmp_path_factory.mktemp('drawn') / 'data', train=4, val=2)
+
+
+def with_hook(data: Path, folder: Path, **options) -> Config:
+    cfg = tiny_config(data, folder, train_cfg__val_interval=1, **options)
+    cfg.custom_hooks = [dict(type='ValidationLossHook')]
+    return cfg
+
+
+def test_joints_that_a_converter_left_out_do_not_count():
+    """After KeypointConverter visibility is (N, K, 2): visible, and whether the data set has the joint at all."""
+    seen = np.ones((1, JOINTS, 2))
+    seen[0, 0, 0], seen[0, 1, 1] = 0, 0
+    model = Answers(torch.rand(1, JOINTS, HEATMAP[1], HEATMAP[0]), MSRAHeatmap(INPUT, HEATMAP, sigma=2))
+    (_, _, weights), = predictions(model, [pseudo_collate(people(random_points(1), seen))])
+    assert weights.tolist() == [[0.0, 0.0, 1.0]]
+
+
+def test_sets_inside_a_set_are_read_on_annotated_boxes():
+    inner = dict(type='CocoDataset', bbox_file='b.json', pipeline=[dict(type='LoadImage'), dict(type='PackPoseInputs')])
+    bare = dict(type='mmpose.MpiiDataset', pipeline=[dict(type='LoadImage')])
+    outer = dict(type='CombinedDataset', datasets=[inner, dict(type='RepeatDataset', dataset=bare)],
+                 pipeline=[dict(type='PackPoseInputs', meta_keys=('id',))])
+    changed = annotated_loader(dict(dataset=outer))['dataset']
+    first, second = changed['datasets']
+    assert 'bbox_file' not in first and first['pipeline'][-1] == dict(type='PackPoseInputs', pack_transformed=True)
+    assert [step['type'] for step in second['dataset']['pipeline']] == ['LoadImage', 'MpiiPixelOrigin']
+    assert changed['pipeline'] == [dict(type='PackPoseInputs', meta_keys=('id',), pack_transformed=True)]
+    assert inner['bbox_file'] == 'b.json'
+
+
+def test_a_concatenated_validation_set_is_measured(data, tmp_path):
+    cfg = with_hook(data, tmp_path)
+    once = dict(cfg.val_dataloader.dataset)
+    cfg.val_dataloader.dataset = dict(type='ConcatDataset', datasets=[once, once], _scope_='mmengine')
+    cfg.val_evaluator = dict(type='PCKAccuracy', thr=0.2)
+    train(cfg)
+    assert any('loss_emd' in line for line in scalars(tmp_path))
+
+
+def test_a_converted_validation_set_is_measured(data, tmp_path):
+    cfg = with_hook(data, tmp_path)
+    converter = dict(type='KeypointConverter', num_keypoints=17, mapping=[(index, index) for index in range(16)])
+    cfg.val_dataloader.dataset.pipeline.insert(1, converter)
+    train(cfg)
+    assert any('loss_emd' in line for line in scalars(tmp_path))
+
+
+def test_other_hooks_act_on_the_losses(data, tmp_path):
+    """Best checkpoint, early stopping and a falling rate: what people want a validation loss for."""
+    cfg = with_hook(data, tmp_path, train_cfg__max_epochs=4, optim_wrapper__optimizer__lr=0.0)
+    cfg.default_hooks.checkpoint = dict(type='CheckpointHook', interval=100, save_best='loss_emd', rule='less')
+    cfg.custom_hooks += [dict(type='EarlyStoppingHook', monitor='loss_emd', rule='less', patience=1, strict=True)]
+    cfg.param_scheduler = [dict(type='ReduceOnPlateauLR', monitor='loss_emd', rule='less', patience=0, by_epoch=True)]
+    runner = train(cfg)
+    assert list(tmp_path.glob('best_loss_emd_epoch_*.pth'))
+    assert runner.epoch < 4, 'nothing improves at a rate of 0'
+
+
+@pytest.mark.parametrize('channels', [1, 3, 4])
+def test_pictures_of_any_number_of_channels(channels):
+    register_all_modules()
+    codec = dict(type='MSRAHeatmap', input_size=(64, 64), heatmap_size=(16, 16), sigma=1)
+    model = MODELS.build(dict(
+        type='TopdownPoseEstimator', backbone=dict(type='ResNet', depth=18, in_channels=channels),
+        head=dict(type='HeatmapHead', in_channels=512, out_channels=JOINTS, loss=dict(type='KeypointMSELoss'), decoder=codec)))
+    assert input_channels(model) == channels
+    HOOKS.build({'type': 'ValidationLossHook'}).before_train(Recorder(model))
+
+
+class Distiller(torch.nn.Module):
+    """Student and teacher in one model, the teacher after the student and frozen, as MMRazor builds them."""
+
+    def __init__(self, student, teacher, frozen: bool = True) -> None:
+        super().__init__()
+        self.architecture, self.teacher = student, teacher.requires_grad_(not frozen)
+
+    def data_preprocessor(self, batch: dict, training: bool) -> dict:
+        return batch
+
+
+def test_of_student_and_teacher_the_one_that_is_trained_is_measured():
+    student, teacher = tiny_cpm(), tiny_cpm()
+    model = Distiller(student, teacher)
+    assert estimator_in(model) is student and estimator_in(student) is student
+    assert estimator_in(model, 'teacher.head') is teacher
+    HOOKS.build({'type': 'ValidationLossHook'}).before_train(Recorder(model))
+    with pytest.raises(ValueError, match="head must be named .* it has \\['architecture.head', 'teacher.head'\\]"):
+        estimator_in(Distiller(student, teacher, frozen=False))
+    with pytest.raises(ValueError, match="head must be one of .* got 'student.head'"):
+        estimator_in(model, 'student.head')
+    answers = Answers(torch.rand(2, JOINTS, HEATMAP[1], HEATMAP[0]), MSRAHeatmap(INPUT, HEATMAP, sigma=2))
+    (found, _, _), = predictions(Distiller(answers, teacher), [pseudo_collate(people(random_points(2), np.ones((2, JOINTS))))])
+    torch.testing.assert_close(found, answers.heatmaps)
+
+
+def test_the_decoder_of_a_head_inside_a_head_is_found():
+    register_all_modules()
+    codec = dict(type='SubPixelDecoder', input_size=(64, 48), heatmap_size=(16, 12))
+    inner = dict(type='HeatmapHead', in_channels=8, out_channels=JOINTS, deconv_out_channels=None,
+                 loss=dict(type='EMDHeatmapLoss'), decoder=codec)
+    head = MODELS.build(dict(type='VisPredictHead', pose_cfg=inner))
+    assert isinstance(decoder_of(head), SubPixelDecoder) and decoder_of(head.pose_head) is decoder_of(head)
+    assert decoder_of(torch.nn.Linear(1, 1)) is None
