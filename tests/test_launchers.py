@@ -10,6 +10,7 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+import torch
 
 
 @pytest.fixture
@@ -194,7 +195,7 @@ def test_complete_data_passes(launcher: ModuleType, tmp_path: Path) -> None:
     cfg = dict(train_dataloader=dict(dataset=dataset), train_evaluator=[evaluator])
     launcher.require_data(cfg, ("train_dataloader",))
     launcher.require_data(dict(val_dataloader=None), ("train_dataloader", "val_dataloader"))
-    remote = dict(data_root="s3://bucket/coco", ann_file="a.json", data_prefix=dict(img="images"))
+    remote = dict(type="CocoDataset", data_root="s3://bucket/coco", ann_file="a.json", data_prefix=dict(img="images"))
     launcher.require_data(dict(train_dataloader=dict(dataset=remote)), ("train_dataloader",))
 
 
@@ -218,7 +219,7 @@ def test_whatever_is_missing_is_named(launcher: ModuleType, tmp_path: Path, chan
 
 
 def test_missing_evaluator_file_is_named(launcher: ModuleType, tmp_path: Path) -> None:
-    cfg = dict(train_dataloader=dict(dataset=dataset_in(tmp_path / "d")), train_evaluator=dict(ann_file="/no/gt.json"))
+    cfg = dict(train_dataloader=dict(dataset=dataset_in(tmp_path / "d")), train_evaluator=dict(type="CocoMetric", ann_file="/no/gt.json"))
     assert "/no/gt.json" in refusal(launcher, cfg)
 
 
@@ -234,3 +235,46 @@ def test_data_of_the_repository_is_found_from_anywhere(
     launcher.require_data(cfg, ("train_dataloader",))
     for path in (relative["data_root"], relative["bbox_file"], cfg["train_evaluator"]["ann_file"]):
         assert os.path.isabs(path) and os.path.exists(path)
+
+
+def test_only_what_mmpose_reads_is_looked_for(launcher: ModuleType, tmp_path: Path) -> None:
+    """Classes of a project may leave out, or read otherwise, what their options name."""
+    pytest.importorskip("mmpose")
+    from mmpose.datasets import CocoDataset
+    from mmpose.registry import DATASETS, METRICS
+
+    class OwnPoints(CocoDataset):
+        pass
+
+    class OwnMetric:
+        pass
+
+    DATASETS.register_module(module=OwnPoints, force=True)
+    METRICS.register_module(module=OwnMetric, force=True)
+    own = dict(type="OwnPoints", data_root="data/aflw/", ann_file="x.json", data_prefix=dict(img="images/"), bbox_file="b.json")
+    for dataset in (own, dict(own, type=OwnPoints)):
+        cfg = dict(train_dataloader=dict(dataset=dataset), train_evaluator=dict(type="OwnMetric", ann_file="/no/gt.json"))
+        launcher.require_data(cfg, ("train_dataloader",))
+    assert "data/aflw/ (folder)" in refusal(launcher, dict(train_dataloader=dict(dataset=dict(own, type="AFLWDataset"))))
+    other = dict(dataset_in(tmp_path / "d"), data_prefix=dict(img="images/", masks="nowhere/"))
+    launcher.require_data(dict(train_dataloader=dict(dataset=other)), ("train_dataloader",))
+
+
+class Net(torch.nn.Module):
+    def __init__(self, joints: int) -> None:
+        super().__init__()
+        self.body, self.norm, self.final = torch.nn.Linear(2, 3), torch.nn.BatchNorm1d(3), torch.nn.Linear(3, joints)
+
+
+def test_weights_of_another_model_are_refused(launcher: ModuleType) -> None:
+    model, state = Net(4), Net(4).state_dict()
+    launcher.refuse_unfit_weights(model, {"state_dict": state}, "ok.pth")
+    launcher.refuse_unfit_weights(model, {"state_dict": {f"module.{name}": value for name, value in state.items()}}, "ok.pth")
+    launcher.refuse_unfit_weights(model, {**state, "teacher.weight": torch.zeros(1)}, "more.pth")
+    del state["norm.num_batches_tracked"]
+    launcher.refuse_unfit_weights(model, state, "old.pth")
+    with pytest.raises(SystemExit, match=r"9.pth .*: 2 of 9 do not fit \(final.weight is \(9, 3\), the model's \(4, 3\); final.bias"):
+        launcher.refuse_unfit_weights(model, Net(9).state_dict(), "9.pth")
+    del state["body.weight"]
+    with pytest.raises(SystemExit, match="body.weight is missing"):
+        launcher.refuse_unfit_weights(model, state, "half.pth")

@@ -70,7 +70,7 @@ class HeatmapPictureHook(Hook):
         if self._loss is None or self._loss.last_step is None or not data_batch:
             return
         step = LastStep(*(tensor[:self.persons].cpu() for tensor in self._loss.last_step))
-        pictures = [picture.permute(1, 2, 0).cpu().numpy() for picture in data_batch['inputs'][:self.persons]]
+        pictures = [as_bgr(picture.permute(1, 2, 0).cpu().numpy()) for picture in data_batch['inputs'][:self.persons]]
         tiles = draw_tiles(pictures, step, reader_of(self._decoder, self._loss, pictures[0], step.heatmaps))
         runner.visualizer.add_image(self.name, np.concatenate(tiles, axis=1), step=runner.iter + 1)
 
@@ -78,6 +78,11 @@ class HeatmapPictureHook(Hook):
         """Let go of the last step."""
         if self._loss is not None:
             self._loss.keep_last_step, self._loss.last_step = False, None
+
+
+def as_bgr(picture: np.ndarray) -> np.ndarray:
+    """Three channels (h, w, 3) of a picture (h, w, C): a grey one thrice, of more than three the first three."""
+    return picture[..., np.arange(3) % picture.shape[-1]]
 
 
 def decoder_beside(model: nn.Module, loss: EMDHeatmapLoss) -> object:

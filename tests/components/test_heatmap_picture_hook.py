@@ -13,7 +13,7 @@ from mmpose.codecs import MSRAHeatmap, UDPHeatmap
 from hdm_mmpose.components import DotAnnotationCodec, EMDHeatmapLoss, HeatmapPictureHook, SubPixelDecoder
 from hdm_mmpose.components.alignment import ALIGNMENTS, Alignment
 from hdm_mmpose.components.emd_heatmap_loss import LastStep
-from hdm_mmpose.components.heatmap_picture_hook import decoder_beside, draw_tile, draw_tiles, reader_of
+from hdm_mmpose.components.heatmap_picture_hook import as_bgr, decoder_beside, draw_tile, draw_tiles, reader_of
 from tests.tiny_training import draw, tiny_config, train
 
 WIDTH, HEIGHT, STRIDE = 9, 11, 8
@@ -123,3 +123,10 @@ def test_every_backend_gets_the_pictures(tmp_path: Path) -> None:
 def test_bad_arguments_are_refused(options: dict) -> None:
     with pytest.raises(ValueError, match=f'{next(iter(options))} must be a positive integer'):
         HeatmapPictureHook(**options)
+
+
+def test_pictures_of_any_number_of_channels_are_drawn() -> None:
+    picture = np.arange(24, dtype=np.uint8).reshape(2, 3, 4)
+    np.testing.assert_array_equal(as_bgr(picture), picture[..., :3])
+    np.testing.assert_array_equal(as_bgr(picture[..., :3]), picture[..., :3])
+    np.testing.assert_array_equal(as_bgr(picture[..., :1]), picture[..., [0, 0, 0]])

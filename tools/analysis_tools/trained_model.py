@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from tools.jobs import checkpoint
-from tools.launcher import make_plugin_importable, require_data
+from tools.launcher import init_fitting_model, make_plugin_importable, require_data
 
 
 def find(path: Path) -> tuple[Path, Path]:
@@ -45,14 +45,13 @@ def load(path: Path, options: dict | None = None, device: str = 'cpu'):
     """
     make_plugin_importable()
     from mmengine.config import Config
-    from mmpose.apis import init_model
 
     config_path, weights = find(path)
     config = Config.fromfile(config_path)
     config.merge_from_dict(options or {})
     config.val_dataloader.dataset.pop('bbox_file', None)  # `annotated_dataset` does without: nobody needs to fetch it
     require_data(config, ('val_dataloader',))
-    model = init_model(config, str(weights), device=device)
+    model = init_fitting_model(config, str(weights), device=device)
     return model, config
 
 
