@@ -205,7 +205,7 @@ def test_a_model_is_loaded_without_the_person_boxes(tmp_path, monkeypatch):
     for name in ('a.json', 'epoch_2.pth'):
         (tmp_path / name).write_text('')
     (tmp_path / 'last_checkpoint').write_text('epoch_2.pth')
-    monkeypatch.setattr('mmpose.apis.init_model', lambda config, weights, device: (weights, device))
+    monkeypatch.setattr(trained_model, 'init_fitting_model', lambda config, weights, device: (weights, device))
     with pytest.raises(SystemExit, match='img/'):
         trained_model.load(tmp_path)
     (tmp_path / 'img').mkdir()
