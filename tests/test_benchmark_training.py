@@ -51,12 +51,12 @@ def test_what_was_cut_off_is_continued(benchmark, tmp_path, monkeypatch, capsys)
         done.append((network, keypoints))
         return fake_rows(network, keypoints, precision, arguments)
 
-    monkeypatch.setattr(benchmark, 'measure', measure)
+    monkeypatch.setattr(benchmark, 'measure_steps', measure)
     words = ['--models', 'res152', 'res18', '--keypoints', '5', '7', '--resume', '--json', str(tmp_path / 'report.json')]
     monkeypatch.setattr(sys, 'argv', ['benchmark_training.py', '1'])
     with pytest.raises(KeyboardInterrupt):
         benchmark.main(words)
-    monkeypatch.setattr(benchmark, 'measure', fake_rows)
+    monkeypatch.setattr(benchmark, 'measure_steps', fake_rows)
     monkeypatch.setattr(sys, 'argv', ['benchmark_training.py', '2'])
     for _ in range(2):
         benchmark.main([*words, '--markdown', str(table)])
@@ -69,7 +69,7 @@ def test_what_was_cut_off_is_continued(benchmark, tmp_path, monkeypatch, capsys)
 
 
 def test_other_settings_are_not_mixed_into_one_table(benchmark, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(benchmark, 'measure', fake_rows)
+    monkeypatch.setattr(benchmark, 'measure_steps', fake_rows)
     words = [*TINY, '--json', str(tmp_path / 'report.json')]
     benchmark.main(words)
     with pytest.raises(SystemExit, match="cannot be continued, it was measured with turns 2, now 3: move it away"):

@@ -51,7 +51,7 @@ def test_titles_tell_the_truth(story: tool.Story) -> None:
 
 def test_picture_is_written(story: tool.Story, tmp_path: Path) -> None:
     pytest.importorskip('matplotlib', reason='drawing needs the bench extra')
-    tool.draw(story, tmp_path / 'picture.png')
+    tool.draw_panels(story, tmp_path / 'picture.png')
     from matplotlib.image import imread
 
     picture = imread(tmp_path / 'picture.png')

@@ -382,7 +382,7 @@ def test_commit_and_hardware_are_those_of_every_start(tmp_path, fake_tools, monk
     found = jobs.read(folder)
     assert found['train']['commit'] == ['first', 'second'] and found['train']['hardware'] == ['2 x Abacus', '8 x Abacus']
     assert found['evaluations']['coco-val-ap56']['commit'] == ['third']
-    assert report.measure(known, tmp_path / 'work', known.rows['one'], 'ap56').commit == 'first / second'
+    assert report.measurement_of(known, tmp_path / 'work', known.rows['one'], 'ap56').commit == 'first / second'
 
 
 def test_a_figure_made_from_a_failed_row_is_reported(tmp_path, fake_tools):
@@ -518,7 +518,7 @@ def test_a_changed_recipe_is_reported_as_such_and_is_no_model(rows, measured):
 def test_a_folder_put_aside_is_not_reported(rows, measured):
     folder = runner.work_dir(measured, rows.rows['table3-res152'], 0)
     folder.rename(folder.with_name('seed-0-old'))
-    assert not report.measure(rows, measured, rows.rows['table3-res152'], 'ap56').figures
+    assert not report.measurement_of(rows, measured, rows.rows['table3-res152'], 'ap56').figures
 
 
 def test_a_reader_that_leaves_is_no_fault():
@@ -594,7 +594,7 @@ def test_the_servers_answer_can_be_entered(tmp_path, rows):
     folder = runner.work_dir(tmp_path, rows.rows[row], 0)
     jobs.write(folder, {'evaluations': {'coco-test-dev': {'status': 'done'}}})
     cli('--work-dirs', tmp_path, 'record', row, *figures)
-    assert report.measure(rows, tmp_path, rows.rows[row], 'ap56').mean() == [77, 93, 84, 73, 83, 82]
+    assert report.measurement_of(rows, tmp_path, rows.rows[row], 'ap56').mean() == [77, 93, 84, 73, 83, 82]
 
 
 # ---------------------------------------------------------------------------------------------------------- data check

@@ -182,7 +182,7 @@ def labelled_errors(run: DemoModel) -> np.ndarray:
     return np.linalg.norm(decoded - drawn, axis=-1)[labelled]
 
 
-def draw(runs: list[DemoModel], figures: Path) -> list[str]:
+def draw_pictures(runs: list[DemoModel], figures: Path) -> list[str]:
     """Draw the pictures.
 
     Returns:
@@ -238,7 +238,7 @@ def main() -> None:
         train(run)
         metrics.append(evaluate(run))
     say('4/4  Drawing pictures')
-    lines = draw(runs, figures)
+    lines = draw_pictures(runs, figures)
     say(f'Done. {args.val} held-out pictures:')
     print('\n'.join(summary(runs, metrics)))
     print('\n' + '\n'.join(lines))

@@ -32,7 +32,7 @@ def main(argv: list[str] | None = None) -> dict:
     """Measure both sides for every case and print them; returns them by case."""
     args = _arguments(argv)
     model, config = load(args.trained, args.cfg_options, args.device)
-    sums = measure(model, annotated_dataset(config, args.limit), args.batch)
+    sums = sum_terms(model, annotated_dataset(config, args.limit), args.batch)
     report = {case: sides(terms) for case, terms in sums.items()}
     args.out.mkdir(parents=True, exist_ok=True)
     (args.out / 'theorem.json').write_text(json.dumps(report, indent=1) + '\n')
@@ -51,7 +51,7 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def measure(model, dataset, batch: int) -> dict[str, dict[str, float]]:
+def sum_terms(model, dataset, batch: int) -> dict[str, dict[str, float]]:
     """Sums of the theorem's terms over all annotated joints, in float64, by case."""
     import torch
     from mmengine.dataset import pseudo_collate

@@ -79,7 +79,7 @@ def main(argv: list[str] | None = None) -> list[Joint]:
     attach_heatmaps(chosen, [model for model, _ in models], datasets)
     args.out.mkdir(parents=True, exist_ok=True)
     path = args.out / f'heatmaps_{args.choose}.png'
-    draw(chosen, titles, path, f'{CHOICES[args.choose].capitalize()}, of {len(found)} annotated joints; {overall(found)}')
+    draw_joints(chosen, titles, path, f'{CHOICES[args.choose].capitalize()}, of {len(found)} annotated joints; {overall(found)}')
     write_numbers(chosen, titles, path.with_suffix('.json'))
     print(f'written to {path}')
     return chosen
@@ -198,7 +198,7 @@ def in_cells(decoder, crop: tuple[float, ...], points: tuple) -> tuple[tuple[flo
     return tuple(tuple(map(float, cell)) for cell in cells)
 
 
-def draw(chosen: list[Joint], titles: list[str], path: Path, headline: str) -> None:
+def draw_joints(chosen: list[Joint], titles: list[str], path: Path, headline: str) -> None:
     """One row per joint: the person with the annotated and both predicted places, then both heatmaps, each with its scale."""
     import matplotlib
 

@@ -71,7 +71,7 @@ def tell() -> Story:
                  float(cost.detach()), -emd_gradient, -mse_gradient)
 
 
-def draw(story: Story, path: Path) -> None:
+def draw_panels(story: Story, path: Path) -> None:
     """Four panels on a page of ``PIXELS`` across."""
     import matplotlib
 
@@ -82,8 +82,8 @@ def draw(story: Story, path: Path) -> None:
     figure, axes = pyplot.subplots(2, 2, figsize=(8, 6), layout='constrained')
     draw_heatmap(axes[0, 0], story)
     draw_transport(axes[0, 1], story)
-    draw_step(axes[1, 0], story.emd_step, "3  EMD's gradient: from everywhere towards the dot")
-    image = draw_step(axes[1, 1], story.mse_step, "4  MSE's gradient: two places, and no way between")
+    draw_gradient(axes[1, 0], story.emd_step, "3  EMD's gradient: from everywhere towards the dot")
+    image = draw_gradient(axes[1, 1], story.mse_step, "4  MSE's gradient: two places, and no way between")
     bar = figure.colorbar(image, ax=axes[1], orientation='horizontal', shrink=0.6, aspect=50, ticks=[-1, 0, 1])
     bar.ax.set_xticklabels(['lower this cell', 'minus gradient, scaled to its largest', 'raise it'])
     for axis in axes.flat:
@@ -115,7 +115,7 @@ def draw_transport(axis, story: Story) -> None:
     axis.set_title(f'2  The loss: its cheapest way to the dot, {story.cost:.1f} cells')
 
 
-def draw_step(axis, step: Tensor, title: str):
+def draw_gradient(axis, step: Tensor, title: str):
     image = axis.imshow(step / step.abs().max(), cmap='RdBu_r', vmin=-1, vmax=1)
     axis.set_title(title)
     ring(axis)
@@ -130,7 +130,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--out', type=Path, default=ROOT / 'docs' / 'images' / 'how_it_works.png', help='file to write')
     out = parser.parse_args().out
-    draw(tell(), out)
+    draw_panels(tell(), out)
     print(f'written to {out}')
 
 

@@ -41,7 +41,7 @@ def main(argv: list[str] | None = None) -> dict:
         chosen = {epoch: pair for epoch, pair in epochs.items() if args.first <= epoch <= args.last}
         panels[f'{title}: {loss}'] = {'loss': loss, 'epochs': chosen, **summary(chosen, folder)}
     args.out.mkdir(parents=True, exist_ok=True)
-    draw(panels, args.metric, args.out / 'loss_vs_metric.png')
+    draw_panels(panels, args.metric, args.out / 'loss_vs_metric.png')
     (args.out / 'loss_vs_metric.json').write_text(json.dumps(panels, indent=1) + '\n')
     for title, panel in panels.items():
         print(f'{title}: {describe(panel)}')
@@ -104,7 +104,7 @@ def describe(panel: dict) -> str:
     )
 
 
-def draw(panels: dict, metric: str, path: Path) -> None:
+def draw_panels(panels: dict, metric: str, path: Path) -> None:
     """One panel per training, points joined in the order of the epochs and labelled with them."""
     import matplotlib
 
@@ -129,7 +129,7 @@ def draw(panels: dict, metric: str, path: Path) -> None:
         axis.locator_params(axis='x', nbins=6)
         axis.ticklabel_format(axis='x', useOffset=False)
         figure.colorbar(points, ax=axis, label='epoch', ticks=MaxNLocator(integer=True))
-    figure.canvas.draw()  # what lies near what is known only now
+    figure.canvas.draw_panels()  # what lies near what is known only now
     for axis, panel in zip(axes[0], panels.values()):
         for epoch in apart(panel['epochs'], axis.transData.transform):
             axis.annotate(str(epoch), panel['epochs'][epoch], xytext=(4, 4), textcoords='offset points', fontsize=8)

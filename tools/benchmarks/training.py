@@ -88,7 +88,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         if any(case.items() <= row.items() for row in rows):
             print(f'measured before: {network}, {keypoints} keypoints, {precision}', file=sys.stderr, flush=True)
             continue
-        rows += measure(**case, arguments=arguments)
+        rows += measure_steps(**case, arguments=arguments)
         print(f'measured {network}, {keypoints} keypoints, {precision}', file=sys.stderr, flush=True)
         if calls[-1:] != [this := script()]:
             calls.append(this)
@@ -127,7 +127,7 @@ def _conditions_of(record: dict) -> dict:
     return {**where, **{name: record.get(name) for name in ('backends', 'batch', 'turns', 'steps per turn')}}
 
 
-def measure(network: str, keypoints: int, precision: str, arguments: argparse.Namespace) -> list[dict]:
+def measure_steps(network: str, keypoints: int, precision: str, arguments: argparse.Namespace) -> list[dict]:
     """One row per variant."""
     from mmengine.registry import init_default_scope
     from mmpose.registry import MODELS

@@ -19,7 +19,7 @@ SEAMS = {
 
 
 @dataclass(frozen=True)
-class Part:
+class BodyPart:
     """A convex hull of discs on a body.
 
     Attributes:
@@ -43,10 +43,10 @@ class Figure:
 
     Attributes:
         parts: in drawing order, far to near.
-        joints: (17, 3) in units of the torso length, axes as in `Part`.
+        joints: (17, 3) in units of the torso length, axes as in `BodyPart`.
     """
 
-    parts: tuple[Part, ...]
+    parts: tuple[BodyPart, ...]
     joints: np.ndarray
 
 
@@ -130,18 +130,18 @@ def sample_figure(rng: np.random.Generator) -> Figure:
     return Figure(tuple(sorted(parts, key=lambda part: part.depth)), joints)
 
 
-def dress(rng, joints, head_disc, tips, body: Frame, gaze: Frame) -> list[Part]:
+def dress(rng, joints, head_disc, tips, body: Frame, gaze: Frame) -> list[BodyPart]:
     """Parts of a person: trunk, head, limbs, and one disc for each joint."""
     colours = sample_clothes(rng)
     trunk = joints[[5, 6, 11, 12]]
     depth = trunk[:, 2].mean()
     parts = [
-        Part(trunk, np.array([0.16, 0.16, 0.17, 0.17]), colours['shirt'], depth),
-        Part(trunk[2:], np.array([0.17, 0.17]), colours['trousers'], depth + 0.01)]
+        BodyPart(trunk, np.array([0.16, 0.16, 0.17, 0.17]), colours['shirt'], depth),
+        BodyPart(trunk[2:], np.array([0.17, 0.17]), colours['trousers'], depth + 0.01)]
     if body.front[2] > 0:  # a shirt has buttons on one side only
         chest = 0.75 * body.up + 0.16 * body.front
         belly = 0.25 * body.up + 0.16 * body.front
-        parts.append(Part(np.stack([chest, belly]), np.array([0.06, 0.03]), colours['buttons'], depth + 0.02))
+        parts.append(BodyPart(np.stack([chest, belly]), np.array([0.06, 0.03]), colours['buttons'], depth + 0.02))
     parts += dress_head(colours, *head_disc, body, gaze)
     parts += dress_limbs(colours, joints, *tips)
     parts += mark_joints(rng, colours, joints)
@@ -159,16 +159,16 @@ def sample_clothes(rng: np.random.Generator) -> dict[str, tuple]:
         'hair': tuple(np.array([30, 55, 90]) * rng.uniform(0.2, 1.6) + rng.normal(0, 10, 3))}
 
 
-def dress_head(colours: dict, head: np.ndarray, radius: float, body: Frame, gaze: Frame) -> list[Part]:
+def dress_head(colours: dict, head: np.ndarray, radius: float, body: Frame, gaze: Frame) -> list[BodyPart]:
     """Neck, head, and the hair at the back of it."""
     hair = head - 0.35 * radius * gaze.front + 0.2 * radius * gaze.up
     return [
-        Part(np.stack([body.up, head]), np.array([0.1, 0.1]), colours['skin'], body.up[2] - 0.02),
-        Part(head[None], np.array([radius]), colours['skin'], head[2]),
-        Part(hair[None], np.array([0.95 * radius]), colours['hair'], head[2] - 0.2 * gaze.front[2])]
+        BodyPart(np.stack([body.up, head]), np.array([0.1, 0.1]), colours['skin'], body.up[2] - 0.02),
+        BodyPart(head[None], np.array([radius]), colours['skin'], head[2]),
+        BodyPart(hair[None], np.array([0.95 * radius]), colours['hair'], head[2] - 0.2 * gaze.front[2])]
 
 
-def dress_limbs(colours: dict, joints: np.ndarray, hands: list, toes: list) -> list[Part]:
+def dress_limbs(colours: dict, joints: np.ndarray, hands: list, toes: list) -> list[BodyPart]:
     """Two segments and an end for each arm and leg."""
     parts = []
     for side in range(2):
@@ -178,11 +178,11 @@ def dress_limbs(colours: dict, joints: np.ndarray, hands: list, toes: list) -> l
                 (ankle, toes[side], (0.09, 0.06), 'shoes', -0.01), (shoulder, elbow, (0.13, 0.1), 'shirt', 0.03),
                 (elbow, wrist, (0.1, 0.075), 'sleeve', 0.04), (wrist, hands[side], (0.07, 0.06), 'skin', 0.03)):
             depth = 0.5 * (start[2] + end[2]) + offset
-            parts.append(Part(np.stack([start, end]), np.array(radii), colours[colour], depth))
+            parts.append(BodyPart(np.stack([start, end]), np.array(radii), colours[colour], depth))
     return parts
 
 
-def mark_joints(rng: np.random.Generator, colours: dict, joints: np.ndarray) -> list[Part]:
+def mark_joints(rng: np.random.Generator, colours: dict, joints: np.ndarray) -> list[BodyPart]:
     """A disc at each joint: features of the face, and the seams of a puppet, more or less in the colours of `SEAMS`."""
     parts = []
     face = {'nose': (70, 70, 190), 'eye': (45, 35, 30), 'ear': 0.7 * np.array(colours['skin'])}
@@ -192,11 +192,11 @@ def mark_joints(rng: np.random.Generator, colours: dict, joints: np.ndarray) -> 
         feature = name.split('_')[-1]
         colour = np.array(face.get(feature) if feature in face else SEAMS[feature]) + rng.normal(0, 22, 3)
         radius, depth = radii.get(feature, 0.085), joint[2] + lift.get(feature, 0.1)
-        parts.append(Part(joint[None], np.array([radius]), tuple(colour), depth, number))
+        parts.append(BodyPart(joint[None], np.array([radius]), tuple(colour), depth, number))
     return parts
 
 
-def _shade(part: Part, rng: np.random.Generator) -> tuple:
+def _shade(part: BodyPart, rng: np.random.Generator) -> tuple:
     """Colour of a part: lighter when near, darker when far, never quite the same."""
     light = 1 + 0.3 * np.clip(part.depth / 0.5, -1, 1) + rng.normal(0, 0.05)
     return tuple(np.clip(np.array(part.colour) * light, 0, 255).tolist())

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .manifest import ROOT, Launch, Manifest, Row
+from .manifest import ROOT, Manifest, RecipeBatch, Row
 
 TOOLS = ROOT / 'tools'
 
@@ -118,7 +118,7 @@ def _slurm(place: Place) -> tuple[tuple[str, str], ...]:
     return ('GPUS', str(place.gpus)), ('GPUS_PER_NODE', str(per_node))
 
 
-def batch_options(config: Any, launch: Launch, place: Place) -> list[str]:
+def batch_options(config: Any, launch: RecipeBatch, place: Place) -> list[str]:
     """Options that keep the recipe's total batch on another number of devices.
 
     Fewer devices accumulate gradients over several iterations; what counts iterations, the warm-up and the moving average of
@@ -141,7 +141,7 @@ def batch_options(config: Any, launch: Launch, place: Place) -> list[str]:
     return options
 
 
-def _processes_and_batch(launch: Launch, place: Place) -> tuple[int, int]:
+def _processes_and_batch(launch: RecipeBatch, place: Place) -> tuple[int, int]:
     """Processes, and the batch of each: the one asked for, or the recipe's, or less where that exceeds its total."""
     processes = max(place.gpus, 1)
     return processes, place.batch or min(launch.batch, max(launch.total // processes, 1))
@@ -161,7 +161,7 @@ def _slower_by_iteration(config: Any, factor: int) -> list[str]:
     return options
 
 
-def synchronised_pictures(config: Any, launch: Launch, place: Place) -> tuple[int, int] | None:
+def synchronised_pictures(config: Any, launch: RecipeBatch, place: Place) -> tuple[int, int] | None:
     """Pictures per batch normalisation here and in the recipe, where SyncBN makes them differ; otherwise None."""
     if not _mentions(config.model, 'SyncBN'):
         return None

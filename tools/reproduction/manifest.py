@@ -16,7 +16,7 @@ KINDS = ('baseline', 'ours', 'comparison', 'control', 'beyond', 'figure')
 
 
 @dataclass(frozen=True)
-class Launch:
+class RecipeBatch:
     """The recipe's devices and batch per device; their product is kept whatever is available."""
 
     gpus: int
@@ -51,7 +51,7 @@ class Row:
     backbone: str = ''
     input: str = ''
     nearest: str = ''
-    launch: Launch | None = None
+    launch: RecipeBatch | None = None
     paper: tuple[float | None, ...] = ()
     published: tuple[float | None, ...] = ()
     notes: tuple[str, ...] = ()
@@ -158,7 +158,7 @@ def _row(entry: dict) -> Row:
         raise ValueError(f'row {entry.get("id")!r} must say its id, table, kind and method, missing are {absent}')
     values = {key: tuple(value) if isinstance(value, list) else value for key, value in entry.items()}
     if values.get('launch'):
-        values['launch'] = Launch(**values['launch'])
+        values['launch'] = RecipeBatch(**values['launch'])
     return Row(**{key: value for key, value in values.items() if value is not None})
 
 

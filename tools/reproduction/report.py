@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import html
-import re
 import statistics
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +11,7 @@ import yaml
 
 from tools import jobs
 
-from .manifest import Manifest, Row, Table
+from .manifest import Manifest, Row
 from .runner import evaluation_name, work_dir
 
 
@@ -46,7 +45,7 @@ class Line:
     origin: tuple[str, str, str] = ('', '', '')
 
 
-def measure(manifest: Manifest, base: Path, row: Row, boxes: str) -> Measurement:
+def measurement_of(manifest: Manifest, base: Path, row: Row, boxes: str) -> Measurement:
     """Collect the finished evaluations of a row, over all seeds."""
     table = manifest.tables[row.table]
     if not row.config or not table.evaluation:
@@ -103,14 +102,40 @@ def _difference(paper: float | None, measured: float | None) -> str:
     return '' if paper is None or measured is None else f'{round(measured, 1) - paper:+.1f}'
 
 
-def markdown(manifest: Manifest, base: Path, boxes: str) -> str:
-    """The whole report as Markdown."""
-    parts = [f'# {manifest.paper["title"]}: paper and measurement', '', _preface(manifest, boxes), '']
-    for table, rows in _tables(manifest):
-        parts += [f'## {table.where}: {table.title}', '']
-        parts += _figure_list(rows, base) if not table.columns else _markdown_table(manifest, table, rows, base, boxes)
-        parts += ['', *_markdown_notes(manifest, rows), '']
-    return '\n'.join(parts)
+@dataclass(frozen=True)
+class Section:
+    """A table of the report, whoever renders it: heading, cells with the head first, and a list below them."""
+
+    heading: str
+    cells: list[list[str]]
+    items: list[str]
+
+
+def sections(manifest: Manifest, base: Path, boxes: str) -> list[Section]:
+    """The whole report."""
+    found = []
+    for table in manifest.tables.values():
+        rows = [row for row in manifest.rows.values() if row.table == table.id]
+        notes = [f'{" ".join(manifest.notes[name].split())} *({", ".join(row.id for row in rows if name in row.notes)})*'
+                 for name in dict.fromkeys(note for row in rows for note in row.notes)]
+        cells = [['row', '', *table.columns, 'seeds', 'hardware', 'commit']] if table.columns else []
+        for row in rows if cells else ():
+            for index, line in enumerate(lines(row, measurement_of(manifest, base, row, boxes))):
+                filled = [*line.cells, *[''] * (len(table.columns) - len(line.cells))]
+                cells.append(['' if index else _title(row), line.what, *filled, *line.origin])
+        made = [] if cells else [f'{row.method}: {_figure_of(row, base)}' for row in rows]
+        found.append(Section(f'{table.where}: {table.title}', cells, [*made, *notes]))
+    return found
+
+
+def _title(row: Row) -> str:
+    parts = [row.method, row.backbone, row.input]
+    return ', '.join(part for part in parts if part) + (f' ({row.venue})' if row.venue else '')
+
+
+def _figure_of(row: Row, base: Path) -> str:
+    folder = work_dir(base, row, 0)
+    return str(folder) if jobs.read(folder).get('tool', {}).get('status') == jobs.DONE else 'not made yet'
 
 
 def _preface(manifest: Manifest, boxes: str) -> str:
@@ -121,58 +146,15 @@ def _preface(manifest: Manifest, boxes: str) -> str:
     )
 
 
-def _tables(manifest: Manifest) -> list[tuple[Table, list[Row]]]:
-    return [(table, [row for row in manifest.rows.values() if row.table == table.id]) for table in manifest.tables.values()]
-
-
-def _title(row: Row) -> str:
-    parts = [row.method, row.backbone, row.input]
-    return ', '.join(part for part in parts if part) + (f' ({row.venue})' if row.venue else '')
-
-
-def _markdown_table(manifest: Manifest, table: Table, rows: list[Row], base: Path, boxes: str) -> list[str]:
-    heads = ['row', '', *table.columns, 'seeds', 'hardware', 'commit']
-    printed = ['| ' + ' | '.join(heads) + ' |', '|---|---|' + '--:|' * len(table.columns) + '---|---|---|']
-    for row in rows:
-        for index, line in enumerate(lines(row, measure(manifest, base, row, boxes))):
-            cells = [_title(row) if index == 0 else '', line.what, *_filled(line, table), *line.origin]
-            printed.append('| ' + ' | '.join(cells) + ' |')
-    return printed
-
-
-def _filled(line: Line, table: Table) -> list[str]:
-    return [*line.cells, *[''] * (len(table.columns) - len(line.cells))]
-
-
-def _figure_list(rows: list[Row], base: Path) -> list[str]:
-    printed = []
-    for row in rows:
-        folder = work_dir(base, row, 0)
-        done = jobs.read(folder).get('tool', {}).get('status') == jobs.DONE
-        printed.append(f'- {row.method}: {folder if done else "not made yet"}')
-    return printed
-
-
-def _markdown_notes(manifest: Manifest, rows: list[Row]) -> list[str]:
-    printed = []
-    for name in dict.fromkeys(note for row in rows for note in row.notes):
-        about = ', '.join(row.id for row in rows if name in row.notes)
-        printed.append(f'- {" ".join(manifest.notes[name].split())} *({about})*')
-    return printed
-
-
-def html_page(manifest: Manifest, base: Path, boxes: str) -> str:
-    """The whole report as one HTML page without outside files."""
-    parts = [HTML_HEAD.format(title=html.escape(manifest.paper['title']))]
-    parts.append(f'<p>{html.escape(_preface(manifest, boxes))}</p>')
-    for table, rows in _tables(manifest):
-        parts.append(f'<h2>{html.escape(f"{table.where}: {table.title}")}</h2>')
-        if table.columns:
-            parts.append(_html_table(manifest, table, rows, base, boxes))
-        else:
-            parts.append(_html_list(_figure_list(rows, base)))
-        parts.append(_html_list(_markdown_notes(manifest, rows)))
-    return '\n'.join(parts) + '\n</body></html>\n'
+def markdown(manifest: Manifest, base: Path, boxes: str) -> str:
+    """The whole report as Markdown."""
+    parts = [f'# {manifest.paper["title"]}: paper and measurement', '', _preface(manifest, boxes), '']
+    for section in sections(manifest, base, boxes):
+        printed = ['| ' + ' | '.join(cells) + ' |' for cells in section.cells]
+        if printed:
+            printed.insert(1, '|---|---|' + '--:|' * (len(section.cells[0]) - 5) + '---|---|---|')
+        parts += [f'## {section.heading}', '', *printed, '', *(f'- {item}' for item in section.items), '']
+    return '\n'.join(parts)
 
 
 HTML_HEAD = """<!doctype html>
@@ -184,28 +166,28 @@ tr.first td {{ border-top: 1px solid #999; }} tr.measured td {{ font-weight: bol
 </style></head><body><h1>{title}: paper and measurement</h1>"""
 
 
-def _html_table(manifest: Manifest, table: Table, rows: list[Row], base: Path, boxes: str) -> str:
-    heads = ''.join(f'<th>{html.escape(head)}</th>' for head in ('row', '', *table.columns, 'seeds', 'hardware', 'commit'))
-    body = []
-    for row in rows:
-        for index, line in enumerate(lines(row, measure(manifest, base, row, boxes))):
-            cells = [_title(row) if index == 0 else '', line.what, *_filled(line, table), *line.origin]
-            classes = ' '.join(['first'] * (index == 0) + [line.what.split()[0].lower()])
-            body.append(f'<tr class="{classes}">' + ''.join(f'<td>{html.escape(cell)}</td>' for cell in cells) + '</tr>')
-    return '<table><thead><tr>' + heads + '</tr></thead><tbody>\n' + '\n'.join(body) + '\n</tbody></table>'
+def html_page(manifest: Manifest, base: Path, boxes: str) -> str:
+    """The whole report as one HTML page without outside files."""
+    parts = [HTML_HEAD.format(title=html.escape(manifest.paper['title'])), f'<p>{html.escape(_preface(manifest, boxes))}</p>']
+    for section in sections(manifest, base, boxes):
+        head, *body = section.cells or [[]]
+        printed = [_html_row('th', head)] if head else []
+        printed += [_html_row('td', cells, ' '.join(['first'] * bool(cells[0]) + [cells[1].split()[0].lower()])) for cells in body]
+        items = [html.escape(item.replace('*(', '(').replace(')*', ')')) for item in section.items]
+        items = [f'<li>{each}</li>' for each in items]
+        parts += [f'<h2>{html.escape(section.heading)}</h2>', '<table>', *printed, '</table>', '<ul>', *items, '</ul>']
+    return '\n'.join(parts) + '\n</body></html>\n'
 
 
-def _html_list(items: list[str]) -> str:
-    plain = (re.sub('^- ', '', item).replace('*(', '(').replace(')*', ')') for item in items)
-    entries = ''.join(f'<li>{html.escape(item)}</li>' for item in plain)
-    return f'<ul>{entries}</ul>' if entries else ''
+def _html_row(tag: str, cells: list[str], classes: str = '') -> str:
+    return f'<tr class="{classes}">' + ''.join(f'<{tag}>{html.escape(cell)}</{tag}>' for cell in cells) + '</tr>'
 
 
 def metafile(manifest: Manifest, base: Path, boxes: str) -> str:
     """Entries for model-index.yml: the configs that were measured as they are, and nothing else."""
     models: dict[str, dict] = {}
     for row in manifest.rows.values():
-        measured = measure(manifest, base, row, boxes)
+        measured = measurement_of(manifest, base, row, boxes)
         if measured.figures and not measured.changes and row.config not in models:
             models[row.config] = _model(manifest, row, measured)
     title, url = manifest.paper['title'], manifest.paper['url']
