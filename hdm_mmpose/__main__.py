@@ -11,9 +11,6 @@ import platform
 import sys
 from collections.abc import Sequence
 from importlib import metadata
-from importlib.machinery import ExtensionFileLoader, ModuleSpec
-from importlib.util import module_from_spec
-from pathlib import Path
 from types import ModuleType
 
 from hdm_mmpose import __version__, configs_dir
@@ -32,7 +29,6 @@ def run_info(args: argparse.Namespace) -> int:
     print(f"hdm_mmpose {__version__} on Python {platform.python_version()}, {platform.system()} {platform.machine()}")
     print(f"configs {configs_dir()}")
     print("stack:", ", ".join(f"{name} {installed(name) or 'is missing'}" for name in STACK))
-    print("decoding on the CPU:", decoding())
     try:
         from hdm_mmpose import features
     except ImportError as missing:
@@ -80,19 +76,6 @@ def loading(features: ModuleType) -> str:
     if features.loads_safely():
         return "refuses what is not weights; of MMEngine's checkpoints numbers and logged scalars are let through"
     return "runs whatever a file says, so load only checkpoints you trust; all of MMEngine's load"
-
-
-def decoding() -> str:
-    """Whether the compiled decoder loads; without importing the package around it, which would import torch."""
-    files = sorted(Path(__file__).parent.glob("transport/_sub_pixel_cpu*.so"))
-    if not files:
-        return "by torch (there was no C++ compiler when this was installed)"
-    try:
-        loader = ExtensionFileLoader("_sub_pixel_cpu", str(files[0]))
-        loader.exec_module(module_from_spec(ModuleSpec(loader.name, loader, origin=loader.path)))
-    except ImportError as problem:
-        return f"by torch ({problem})"
-    return "compiled"
 
 
 def add_check(commands) -> None:

@@ -36,8 +36,6 @@ class Sandbox:
     def __init__(self, root: Path, folder: Path) -> None:
         self.folder, self.venv, self.state = folder, folder / "venv", folder / "state"
         (folder / "tools").mkdir()
-        (folder / "hdm_mmpose" / "transport").mkdir(parents=True)
-        (folder / "hdm_mmpose" / "transport" / "sub_pixel_cpu.cpp").touch()
         (self.venv / "bin").mkdir(parents=True)
         self.state.mkdir()
         shutil.copy(root / "tools" / "install.sh", folder / "tools")
@@ -125,12 +123,11 @@ def test_a_shim_that_does_not_run_is_passed_over(root: Path, tmp_path: Path) -> 
     assert done.returncode == 1 and "wanted 3.8" in done.stderr and "OLDEST_PYTHON=" in done.stderr
 
 
-@pytest.mark.parametrize("file, line", [("constraints.txt", "six==1.16.0\n"), ("hdm_mmpose/transport/sub_pixel_cpu.cpp", "//\n")])
-def test_what_changed_is_installed(sandbox: Sandbox, file: str, line: str) -> None:
+def test_what_changed_is_installed(sandbox: Sandbox) -> None:
     sandbox.install()
     before = len(sandbox.calls())
-    with (sandbox.folder / file).open("a") as changed:
-        changed.write(line)
+    with (sandbox.folder / "constraints.txt").open("a") as changed:
+        changed.write("six==1.16.0\n")
     assert sandbox.install().returncode == 0
     assert len(sandbox.calls()) > before
 

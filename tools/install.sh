@@ -124,7 +124,7 @@ pip_install() { "$python" -m pip install -c "$root/$constraints" --no-build-isol
 
 fingerprint() { # of everything that decides what must be installed
     printf '%s ' "$root"
-    cat "$root/pyproject.toml" "$root/$constraints" "$root/tools/install.sh" "$root"/hdm_mmpose/transport/*.cpp | cksum
+    cat "$root/pyproject.toml" "$root/$constraints" "$root/tools/install.sh" | cksum
 }
 
 complete() { [ "$(cat "$venv/.complete" 2>/dev/null)" = "$(fingerprint)" ] && "$python" -c '' 2>/dev/null; }

@@ -11,7 +11,6 @@ from mmpose.registry import KEYPOINT_CODECS
 from torch import Tensor
 
 from hdm_mmpose.decoding import Reading, read_heatmap
-from hdm_mmpose.transport.sub_pixel_cpu import read_heatmap_cpu
 from hdm_mmpose.transport.suppliers import build_supplier
 
 from .alignment import Alignment
@@ -121,9 +120,8 @@ class SubPixelDecoder(BaseKeypointCodec):
         """
         heatmaps = _as_tensor('batch_encoded', batch_encoded, rank=4)
         self._check_size('batch_encoded', heatmaps)
-        read = read_heatmap_cpu if heatmaps.device.type == 'cpu' else read_heatmap
         with torch.no_grad():
-            keypoints, scores = self._finish(read(heatmaps, self.supplier, self.blur))
+            keypoints, scores = self._finish(read_heatmap(heatmaps, self.supplier, self.blur))
             decoded = torch.cat([keypoints, scores[..., None]], -1).float().cpu().numpy()[:, None]
         return list(decoded[..., :2].copy()), list(decoded[..., 2].copy())
 
@@ -138,7 +136,7 @@ class SubPixelDecoder(BaseKeypointCodec):
         """
         _check_rank('heatmaps', heatmaps, 4)
         self._check_size('heatmaps', heatmaps)
-        return self._finish(read_heatmap(heatmaps, self.supplier, self.blur))
+        return self._finish(read_heatmap(heatmaps, self.supplier, self.blur, traceable=True))
 
     def _finish(self, reading: Reading) -> tuple[Tensor, Tensor]:
         score = reading.share if self.score == 'mass' else reading.peak.clamp(0, 1)

@@ -1,8 +1,4 @@
-"""Raw heatmaps, read as dots through the supplier rule that they were trained with.
-
-Everything here is plain tensor code on the tensor's own device: no synchronisation, no branch on values, so it can be
-traced, exported and captured.  ``transport.sub_pixel_cpu`` computes the same with less work where branches cost nothing.
-"""
+"""Raw heatmaps, read as dots through the supplier rule that they were trained with: the one reader of decoder, hooks and export."""
 
 from __future__ import annotations
 
@@ -18,6 +14,7 @@ from .square import decode_square
 
 # Minus infinity means "no mass here"; the supplier rules want finite numbers.  Low enough to be no mass under any rule.
 LOWEST = -1e30
+CELLS_AT_ONCE = 2**20  # on a CPU: 4 MB in float32, which stay in its cache from one operation to the next
 
 
 class Reading(NamedTuple):
@@ -35,7 +32,7 @@ class Reading(NamedTuple):
     peak: Tensor
 
 
-def read_heatmap(heatmap: Tensor, rule: SupplierRule, blur: float = 0) -> Reading:
+def read_heatmap(heatmap: Tensor, rule: SupplierRule, blur: float = 0, traceable: bool = False) -> Reading:
     """Read raw heatmaps through the supplier rule that they were trained with.
 
     A map without a usable distribution (empty under the rule, or with a NaN or plus infinity in it) is read as the cell
@@ -45,10 +42,22 @@ def read_heatmap(heatmap: Tensor, rule: SupplierRule, blur: float = 0) -> Readin
         heatmap: (..., H, W) raw network output, any floating dtype; half precision is lifted to float32.
         rule: supplier rule of the loss.
         blur: 0 for the best square (Sec. 3.4); otherwise the standard deviation, in cells, of ``decode_blurred_mode``.
+        traceable: True for plain tensor operations without branches on values, which can be traced, exported and captured.
+            Other devices than the CPU are always read so, and do not synchronise.  False saves a CPU half of the time.
     """
     heatmap = lift(heatmap)
+    if traceable or heatmap.device.type != 'cpu':
+        return _read(heatmap, rule, blur, search=False)
+    height, width = heatmap.shape[-2:]
+    parts = heatmap.reshape(-1, height, width).split(max(1, CELLS_AT_ONCE // (height * width)))
+    together = map(torch.cat, zip(*(_read(part, rule, blur, search=True) for part in parts)))
+    return Reading(*(values.view(heatmap.shape[:-2] + values.shape[1:]) for values in together))
+
+
+def _read(heatmap: Tensor, rule: SupplierRule, blur: float, search: bool) -> Reading:
     suppliers = rule.masses(heatmap.clamp(min=LOWEST))
-    return fallback_to_argmax(heatmap, rule, *(decode_blurred_mode(suppliers, blur) if blur else decode_square(suppliers)))
+    decoded = decode_blurred_mode(suppliers, blur, search) if blur else decode_square(suppliers)
+    return fallback_to_argmax(heatmap, rule, *decoded)
 
 
 def fallback_to_argmax(heatmap: Tensor, rule: SupplierRule, dots: Tensor, share: Tensor) -> Reading:

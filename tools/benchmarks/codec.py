@@ -1,4 +1,4 @@
-"""Time of encoding and decoding, ours against MMPose's MSRAHeatmap (one sample at a time, as MMPose's heads run it).
+"""Time of encoding and decoding, ours against MMPose's MSRAHeatmap, plain and unbiased (DARK), one sample at a time, as its heads run it.
 
     python tools/benchmarks/codec.py [--markdown docs/benchmarks.md --json docs/data/codec_cpu.json] [--device cpu|cuda]
 
@@ -22,7 +22,6 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from hdm_mmpose.decoding import read_heatmap  # noqa: E402
-from hdm_mmpose.transport.sub_pixel_cpu import COMPILED, read_heatmap_cpu  # noqa: E402
 from hdm_mmpose.transport.suppliers import build_supplier  # noqa: E402
 from tools.benchmarks.measuring import conditions, machine, summary, time_in_turns, write_json  # noqa: E402
 from tools.pages import find_block, table, write_block  # noqa: E402
@@ -30,8 +29,9 @@ from tools.pages import find_block, table, write_block  # noqa: E402
 STRIDE = 4
 SEED = 0
 BATCHES = 4  # rotated
-READINGS = (('softmax', 2.), ('relu', 0.), ('softplus', 0.), ('softmax', 0.))  # supplier rule and blur
+READINGS = (('softmax', 2.), ('softplus', 2.), ('relu', 2.), ('relu', 0.))  # supplier rule and blur
 ENCODES_PER_REPEAT = 50
+STOCK, DARK = 'MSRAHeatmap', 'MSRAHeatmap(unbiased=True)'
 FLOOR = 'the highest cell alone (torch.amax)'  # no decoder is faster than one look at each cell
 
 try:
@@ -74,7 +74,7 @@ def benchmark_encode(args: argparse.Namespace) -> list[dict]:
         maps = ours['DotAnnotationCodec'].encode(points, visible)['heatmaps'].astype(np.float64)
         centroid = np.stack([maps.sum(1) @ np.arange(width), maps.sum(2) @ np.arange(height)], -1)
         check('encode', np.abs((centroid + .5) * STRIDE - .5 - points[0]).max(), 1e-4)
-    codecs = {'MSRAHeatmap': MSRAHeatmap(sigma=3., **sizes), **ours}
+    codecs = {STOCK: MSRAHeatmap(sigma=3., **sizes), **ours}
     runners = {name: lambda _, codec=codec: [codec.encode(*person) for person in people] for name, codec in codecs.items()}
     rows = time_in_turns(runners, 'cpu', args.repeats).items()
     return [dict(task='encode one sample', device='cpu', codec=name,
@@ -85,16 +85,15 @@ def name_of(rule: str, blur: float) -> str:
     return f'SubPixelDecoder {rule}{f", blur {blur:g}" if blur else ""}'
 
 
-def our_decoder(rule: str, blur: float, args: argparse.Namespace, by_torch: bool = False) -> Callable[[Tensor], object]:
-    """Heatmaps to keypoints on the host; on a CPU ``by_torch`` is what an installation without a compiler does."""
+def our_decoder(rule: str, blur: float, args: argparse.Namespace) -> Callable[[Tensor], object]:
+    """Heatmaps to keypoints on the host."""
     height, width = args.shape[-2:]
     if MSRAHeatmap is not None:
-        decoder = SubPixelDecoder((width * STRIDE, height * STRIDE), (width, height), supplier=rule, blur=blur)
-        return decoder.decode_tensor if by_torch else decoder.batch_decode
+        return SubPixelDecoder((width * STRIDE, height * STRIDE), (width, height), supplier=rule, blur=blur).batch_decode
     supplier = build_supplier(rule)
 
     def core(maps: Tensor) -> Tensor:
-        reading = (read_heatmap_cpu if maps.device.type == 'cpu' else read_heatmap)(maps, supplier, blur)
+        reading = read_heatmap(maps, supplier, blur)
         return torch.cat([reading.dots, reading.share[..., None]], -1).cpu()
 
     return core
@@ -102,8 +101,8 @@ def our_decoder(rule: str, blur: float, args: argparse.Namespace, by_torch: bool
 
 def check_decode(maps: Tensor, rule: str, blur: float) -> None:
     supplier = build_supplier(rule)
-    expected = read_heatmap(maps.double().cpu(), supplier, blur)
-    found = (read_heatmap_cpu if maps.device.type == 'cpu' else read_heatmap)(maps, supplier, blur)
+    expected = read_heatmap(maps.double().cpu(), supplier, blur, traceable=True)
+    found = read_heatmap(maps, supplier, blur)
     check(f'decode, {rule}, share', (found.share.cpu() - expected.share).abs().max().item(), 1e-5)
     # Noise has places that float32 cannot tell apart; where the best one stands out the dots must agree.
     clear = expected.share > (.2 if blur else .01)
@@ -117,8 +116,9 @@ def benchmark_decode(model: str, device: str, args: argparse.Namespace) -> list[
     runners: dict[str, Callable[[int], object]] = {}
     if MSRAHeatmap is not None:
         height, width = args.shape[-2:]
-        stock = MSRAHeatmap(input_size=(width * STRIDE, height * STRIDE), heatmap_size=(width, height), sigma=3.)
-        runners['MSRAHeatmap'] = lambda repeat: [stock.decode(maps) for maps in batches[repeat % BATCHES].cpu().numpy()]
+        for name, unbiased in ((STOCK, False), (DARK, True)):
+            stock = MSRAHeatmap((width * STRIDE, height * STRIDE), (width, height), sigma=2., unbiased=unbiased)
+            runners[name] = lambda repeat, stock=stock: [stock.decode(maps) for maps in batches[repeat % BATCHES].cpu().numpy()]
     runners[FLOOR] = lambda repeat: batches[repeat % BATCHES].flatten(2).amax(-1).cpu()
     for rule, blur in READINGS:
         check_decode(batches[0], rule, blur)
@@ -126,10 +126,6 @@ def benchmark_decode(model: str, device: str, args: argparse.Namespace) -> list[
         runners[name_of(rule, blur)] = lambda repeat, decode=decode: decode(batches[repeat % BATCHES])
     if device == 'cuda':
         torch.cuda.synchronize()
-    elif MSRAHeatmap is not None:
-        default = READINGS[0]
-        decode = our_decoder(*default, args, by_torch=True)
-        runners[f'{name_of(*default)}, by torch'] = lambda repeat, decode=decode: decode(batches[repeat % BATCHES])
     rows = time_in_turns(runners, 'cpu', args.repeats)  # the host's clock: keypoints end there
     return [dict(task='decode', maps=model, device=device, codec=name, **row) for name, row in rows.items()]
 
@@ -155,15 +151,15 @@ def benchmark_on_device(model: str, args: argparse.Namespace) -> list[dict]:
 
 
 def report(rows: list[dict]) -> str:
-    """Milliseconds, and how many times MMPose's codec takes."""
-    stock = {(row['task'], row.get('maps'), row['device']): row['median'] for row in rows if row['codec'] == 'MSRAHeatmap'}
+    """Milliseconds, and how many times the one and the other of MMPose's decoders takes."""
+    medians = {(row['task'], row.get('maps'), row['device'], row['codec']): row['median'] for row in rows}
     cells = []
     for row in rows:
         times = [f'{1e3 * row[key]:.3f}' for key in ('median', 'quartile_1', 'quartile_3')]
-        known = stock.get((row['task'], row.get('maps'), row['device']))
-        ratio = f'{known / row["median"]:.2f}' if known else '-'
-        cells.append([row['codec'], row['task'], row.get('maps', ''), times[0], f'{times[1]} - {times[2]}', ratio])
-    return table(['codec', 'task', 'maps', 'median ms', 'quartiles', 'MSRAHeatmap / this'], cells)
+        known = (medians.get((row['task'], row.get('maps'), row['device'], stock)) for stock in (STOCK, DARK))
+        ratios = [f'{median / row["median"]:.2f}' if median else '-' for median in known]
+        cells.append([row['codec'], row['task'], row.get('maps', ''), times[0], f'{times[1]} - {times[2]}', *ratios])
+    return table(['codec', 'task', 'maps', 'median ms', 'quartiles', 'MSRAHeatmap / this', 'DARK / this'], cells)
 
 
 def main() -> None:
@@ -173,16 +169,13 @@ def main() -> None:
     parser.add_argument('--device', choices=('cpu', 'cuda'), default='cpu')
     parser.add_argument('--threads', type=int, help="torch's threads on the CPU; MSRAHeatmap always uses one")
     parser.add_argument('--repeats', type=int, default=30)
-    parser.add_argument('--shape', type=int, nargs=4, default=(64, 17, 96, 72), metavar=('B', 'K', 'H', 'W'))
+    parser.add_argument('--shape', type=int, nargs=4, default=(64, 17, 64, 48), metavar=('B', 'K', 'H', 'W'))
     args = parser.parse_args()
     args.shape = tuple(args.shape)
     if args.markdown:
         find_block(args.markdown, f'codec-{args.device}')
     if args.threads:
         torch.set_num_threads(args.threads)
-    if args.device == 'cpu' and not COMPILED:
-        raise SystemExit('hdm_mmpose is installed without its compiled decoder, which is what is timed: install it where there is a '
-                         'C++ compiler, and a processor with AVX2')
     about = machine(args.device, SEED)
     rows = benchmark_encode(args) if MSRAHeatmap is not None else []
     with torch.inference_mode():
