@@ -19,9 +19,8 @@ from hdm_mmpose.__main__ import main  # noqa: E402
 from hdm_mmpose.check import check_config, command  # noqa: E402
 from hdm_mmpose.check.command import resolve_path  # noqa: E402
 from hdm_mmpose.check.finding import CONFIG_RULES, Finding, Rule, error  # noqa: E402
-from hdm_mmpose.check.parts import ALIGNMENTS, ConfigParts  # noqa: E402
+from hdm_mmpose.check.parts import ConfigParts  # noqa: E402
 from hdm_mmpose.check.rules_agree import written_supplier  # noqa: E402
-from hdm_mmpose.components.alignment import ALIGNMENTS as PACKAGE_ALIGNMENTS  # noqa: E402
 from hdm_mmpose.components.supplier_agreement_hook import disagree  # noqa: E402
 from hdm_mmpose.transport import SUPPLIERS, build_supplier  # noqa: E402
 
@@ -483,10 +482,6 @@ def test_hooks_of_others_are_not_built() -> None:
     assert found(cfg) == {}
     cfg['custom_hooks'][1]['switch_pipeline'] = [dict(type='LoadImage')]
     assert 'no-target' in found(cfg)
-
-
-def test_alignments_are_those_of_the_package() -> None:
-    assert set(ALIGNMENTS) == {*PACKAGE_ALIGNMENTS, 'megvii'}
 
 
 def test_nothing_is_found_where_all_agree() -> None:

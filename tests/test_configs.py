@@ -109,7 +109,7 @@ def test_loss_and_decoder_read_heatmaps_by_the_same_rule(path):
     config = read(path)
     loss, codec = MODELS.build(config.model.head.loss), KEYPOINT_CODECS.build(config.codec)
     assert type(loss).__name__ == 'EMDHeatmapLoss' and type(codec).__name__ == 'DotAnnotationCodec'
-    assert loss.options.supplier == codec.decoder.supplier
+    assert loss.options.supplier == codec.supplier
     assert ('-paper' in path.name) == (loss.options.supplier.name == 'relu')
 
 

@@ -97,7 +97,7 @@ def test_other_rules_and_heads(cfg: dict, tmp_path: Path) -> None:
 def test_a_changed_graph_is_noticed(exported: tuple[tool.Exportable, Path]) -> None:
     module, path = exported
     rule = dict(type='softmax', sharpness=2.0)
-    assert build_supplier(rule) != module.model.head.decoder.decoder.supplier
+    assert build_supplier(rule) != module.model.head.decoder.supplier
     other = lively(model_config(supplier=rule))
     other.load_state_dict(module.state_dict())
     assert tool.compare(other, path, tool.random_crops(8, (96, 128), [])).pixels > 1e-2

@@ -15,13 +15,11 @@ from mmpose.datasets.datasets.utils import parse_pose_metainfo
 from mmpose.models.heads.base_head import BaseHead
 from mmpose.registry import DATASETS, KEYPOINT_CODECS, MODELS
 
+from hdm_mmpose.components.alignment import ALIGNMENTS, STOCK_ALIGNMENTS
 from hdm_mmpose.transport import SupplierRule, build_supplier
 
 OUR_LOSS = 'EMDHeatmapLoss'
 OUR_CODECS = ('DotAnnotationCodec', 'SubPixelDecoder')
-# Alignment of MMPose's own heatmap codecs; Megvii's cells begin, and do not have their centre, at x / stride.
-STOCK_ALIGNMENTS = {'MSRAHeatmap': 'msra', 'UDPHeatmap': 'udp', 'MegviiHeatmap': 'megvii'}
-ALIGNMENTS = (*STOCK_ALIGNMENTS.values(), 'center')
 LOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
 
 
@@ -69,7 +67,7 @@ class Codec(Part):
     @property
     def alignment(self) -> str | None:
         name = self.option('alignment') if self.ours else STOCK_ALIGNMENTS.get(self.type)
-        return name if name in ALIGNMENTS else None  # building the part says what is wrong with it
+        return name if name in (*ALIGNMENTS, *STOCK_ALIGNMENTS.values()) else None  # building the part says what is wrong with it
 
     @property
     def supplier(self) -> SupplierRule | None:

@@ -17,13 +17,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from numbers import Integral
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
 ALIGNMENTS = ('msra', 'udp', 'center')
+# Of MMPose's own heatmap codecs. Megvii's cells begin, and do not have their centre, at x W / w: none of ours.
+STOCK_ALIGNMENTS = {'MSRAHeatmap': 'msra', 'UDPHeatmap': 'udp', 'MegviiHeatmap': 'megvii'}
 
 Array = TypeVar('Array', np.ndarray, Tensor)
 
@@ -33,7 +35,7 @@ class Alignment:
     """How input pixels and heatmap cells lie on each other.
 
     ========== ============================== ===============================================
-    name       belongs with                   returned by ``to_input``
+    name       belongs with                   returned by ``to_codec_output``
     ========== ============================== ===============================================
     ``msra``   ``TopdownAffine()``            the input pixel
     ``center`` ``TopdownAffine()``            the input pixel
@@ -65,8 +67,32 @@ class Alignment:
         """
         return _affine(xy, *zip(*map(self._cells_per_axis, self.input_size, self.heatmap_size)))
 
-    def to_input(self, cells: Array) -> Array:
-        """Input pixels of cells, *as MMPose's mapping back to the image expects them* (see the table).
+    @classmethod
+    def of_decoder(cls, decoder: Any, name: str | None = None) -> Alignment:
+        """Where the cells that a decoder of heatmaps reads lie in the input.
+
+        Args:
+            decoder: one with ``input_size`` and ``heatmap_size``.
+            name: which alignment, instead of the decoder's own.
+
+        Raises:
+            ValueError: no name given for a decoder whose alignment is not known.
+        """
+        name = name or decoder_alignment(decoder)
+        if name is None:
+            raise ValueError(f'alignment must be given for a decoder of type {type(decoder).__name__}: it is known for '
+                             "MSRAHeatmap, UDPHeatmap and this package's decoders")
+        return cls(name, decoder.input_size, decoder.heatmap_size)
+
+    def holds(self, cells: Array) -> Array:
+        """Which dots (..., 2), in cells, are inside the map or at most half a cell outside: bool (...).  NaN is not."""
+        x, y = ((cells[..., axis] >= -0.5) & (cells[..., axis] <= size - 0.5) for axis, size in enumerate(self.heatmap_size))
+        return x & y
+
+    def to_codec_output(self, cells: Array) -> Array:
+        """What a codec returns for cells: input pixels *as MMPose's mapping back to the image expects them* (see the table).
+
+        Not the inverse of ``to_cells`` under ``udp``.
 
         Args:
             cells: (..., 2) heatmap cells, x then y; numpy or torch as for ``to_cells``.
@@ -86,6 +112,13 @@ class Alignment:
             return pixels / (cells - 1), 0.0
         factor = pixels / cells
         return factor, 0.5 * factor - 0.5 if self.name == 'center' else 0.0
+
+
+def decoder_alignment(decoder: Any) -> str | None:
+    """Name of the alignment a decoder reads with: ours by its attribute, MMPose's by its type; None if it is none of ours."""
+    own = getattr(decoder, 'alignment', None)
+    name = getattr(own, 'name', own) or STOCK_ALIGNMENTS.get(type(decoder).__name__)
+    return name if name in ALIGNMENTS else None
 
 
 def _affine(xy: Array, factor: tuple[float, float], offset: tuple[float, float]) -> Array:

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import numpy as np
-from mmpose.codecs.base import BaseKeypointCodec
 from mmpose.registry import KEYPOINT_CODECS
-from torch import Tensor
 
-from .alignment import Alignment
 from .sub_pixel_decoder import SubPixelDecoder
 
 # (x, y) offsets of the four demanders from the upper left one.
@@ -15,8 +12,8 @@ SQUARE = np.array([[0, 0], [1, 0], [0, 1], [1, 1]])
 
 
 @KEYPOINT_CODECS.register_module()
-class DotAnnotationCodec(BaseKeypointCodec):
-    """Represent each keypoint by the four cells around it (paper Sec. 3.2), and read it back (Sec. 3.4).
+class DotAnnotationCodec(SubPixelDecoder):
+    """Represent each keypoint by the four cells around it (paper Sec. 3.2); read it back as :class:`SubPixelDecoder` does.
 
     The masses of the four cells are bilinear (Eq. 4): they sum to 1 and their centroid is the dot, so nothing of an
     annotation is lost, however coarse the heatmap.
@@ -78,26 +75,10 @@ class DotAnnotationCodec(BaseKeypointCodec):
                  supplier: str | dict = 'softmax',
                  score: str = 'mass',
                  blur: float = 2.) -> None:
-        super().__init__()
+        super().__init__(input_size, heatmap_size, alignment, supplier, score, blur)
         if not isinstance(subpixel, bool):
             raise ValueError(f'subpixel must be True or False, got {subpixel!r}')
         self.subpixel = subpixel
-        self.decoder = SubPixelDecoder(input_size, heatmap_size, alignment, supplier, score, blur)
-
-    @property
-    def alignment(self) -> Alignment:
-        """Where cells lie in the input."""
-        return self.decoder.alignment
-
-    @property
-    def input_size(self) -> tuple[int, int]:
-        """(w, h) in pixels."""
-        return self.alignment.input_size
-
-    @property
-    def heatmap_size(self) -> tuple[int, int]:
-        """(W, H) in cells."""
-        return self.alignment.heatmap_size
 
     def encode(self, keypoints: np.ndarray, keypoints_visible: np.ndarray | None = None) -> dict:
         """Encode the keypoints of one instance into dot maps.
@@ -116,25 +97,12 @@ class DotAnnotationCodec(BaseKeypointCodec):
         last = np.array([width - 1, height - 1])
         seen = visible > 0
         dots = self.alignment.to_cells(np.where(seen[:, None], keypoints, 0))
-        inside = np.clip(dots, 0, last)
-        weights = np.where(seen & (np.abs(dots - inside) <= 0.5).all(-1), visible, 0).astype(np.float32)
+        weights = np.where(seen & self.alignment.holds(dots), visible, 0).astype(np.float32)
         heatmaps = np.zeros((len(dots), height, width), dtype=np.float32)
-        cells, masses = (_bilinear if self.subpixel else _nearest)(inside, last)
+        cells, masses = (_bilinear if self.subpixel else _nearest)(np.clip(dots, 0, last), last)
         drawn = (weights > 0).nonzero()[0]
         heatmaps[drawn[:, None], cells[drawn, :, 1], cells[drawn, :, 0]] = masses[drawn]
         return dict(heatmaps=heatmaps, keypoint_weights=weights[None])
-
-    def decode(self, encoded: np.ndarray | Tensor) -> tuple[np.ndarray, np.ndarray]:
-        """Decode (K, H, W) raw heatmaps; see :meth:`SubPixelDecoder.decode`."""
-        return self.decoder.decode(encoded)
-
-    def batch_decode(self, batch_encoded: np.ndarray | Tensor) -> tuple[list[np.ndarray], list[np.ndarray]]:
-        """Decode (B, K, H, W) raw heatmaps; see :meth:`SubPixelDecoder.batch_decode`."""
-        return self.decoder.batch_decode(batch_encoded)
-
-    def decode_tensor(self, heatmaps: Tensor) -> tuple[Tensor, Tensor]:
-        """Decode (B, K, H, W) raw heatmaps for export; see :meth:`SubPixelDecoder.decode_tensor`."""
-        return self.decoder.decode_tensor(heatmaps)
 
 
 def _bilinear(dots: np.ndarray, last: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

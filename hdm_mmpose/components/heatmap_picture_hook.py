@@ -14,9 +14,8 @@ from torch import nn
 
 from hdm_mmpose.decoding import read_heatmap
 
-from .alignment import Alignment
+from .alignment import Alignment, decoder_alignment
 from .emd_heatmap_loss import EMDHeatmapLoss, LastStep
-from .predictions import DECODER_ALIGNMENTS
 from .sub_pixel_decoder import SubPixelDecoder
 from .transport_monitor_hook import watched_loss
 
@@ -100,10 +99,9 @@ def reader_of(decoder: object, loss: EMDHeatmapLoss, picture: np.ndarray, heatma
         picture: (h, w, 3) input.
         heatmaps: (..., H, W).
     """
-    ours = getattr(decoder, 'decoder', decoder)  # DotAnnotationCodec holds one
-    if isinstance(ours, SubPixelDecoder):
-        return ours
-    alignment = DECODER_ALIGNMENTS.get(type(decoder).__name__, 'center')
+    if isinstance(decoder, SubPixelDecoder):
+        return decoder
+    alignment = decoder_alignment(decoder) or 'center'
     rule = loss.options.supplier
     sizes = (picture.shape[1], picture.shape[0]), (heatmaps.shape[-1], heatmaps.shape[-2])
     return SubPixelDecoder(*sizes, alignment, dict(type=rule.name, **dataclasses.asdict(rule)), blur=0)
@@ -130,7 +128,7 @@ def draw_tile(
     picture: np.ndarray, heat: np.ndarray, dots: np.ndarray, read: np.ndarray, counts: np.ndarray, alignment: Alignment
 ) -> np.ndarray:
     """One tile; ``heat`` (H, W) in [0, 1], ``dots`` and ``read`` (K, 2) in cells, x then y, ``counts`` (K,)."""
-    origin = alignment.to_cells(np.zeros(2))  # cells = origin + scale * pixels; to_input is not its inverse under 'udp'
+    origin = alignment.to_cells(np.zeros(2))  # cells = origin + scale * pixels
     scale = alignment.to_cells(np.ones(2)) - origin
     laid = cv2.warpAffine(heat, np.column_stack([np.diag(scale), origin]), picture.shape[1::-1],
                           flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP, borderMode=cv2.BORDER_REPLICATE)

@@ -16,8 +16,6 @@ from torch.utils.data import DataLoader
 
 from .alignment import Alignment
 
-DECODER_ALIGNMENTS = {'MSRAHeatmap': 'msra', 'UDPHeatmap': 'udp'}
-
 
 def unwrap_model(model: Any) -> Any:
     """The model inside a wrapper for several processes, or the model."""
@@ -136,7 +134,7 @@ def predictions(
         inside the map or at most half a cell outside, else 0.
     """
     estimator = estimator_in(model, head)
-    aligned = aligned_with(decoder_of(estimator.head), alignment)
+    aligned = Alignment.of_decoder(decoder_of(estimator.head), alignment)
     for batch in loader:
         data = model.data_preprocessor(batch, training=False)
         heatmaps = decoded_heatmaps(estimator(data['inputs'], data['data_samples'], mode='tensor')).float()
@@ -146,28 +144,7 @@ def predictions(
         seen = [torch.as_tensor(each.keypoints_visible[0]) for each in instances]
         visible = torch.stack([each if each.dim() == 1 else each.prod(-1) for each in seen]).to(heatmaps)
         dots = aligned.to_cells(points)
-        size = dots.new_tensor([heatmaps.shape[-1], heatmaps.shape[-2]])
-        inside = ((dots >= -0.5) & (dots <= size - 0.5)).all(-1)
-        yield heatmaps, dots, ((visible > 0) & inside).to(heatmaps)
-
-
-def aligned_with(decoder: Any, alignment: str | None) -> Alignment:
-    """Where the cells that a decoder reads lie in the input, as it has it or as ``alignment`` says."""
-    return Alignment(alignment or decoder_alignment(decoder), decoder.input_size, decoder.heatmap_size)
-
-
-def decoder_alignment(decoder: object) -> str:
-    """Name of the alignment a head's decoder uses: ours by its attribute, MMPose's two heatmap codecs by their type."""
-    own = getattr(decoder, 'alignment', None)
-    if own is not None:
-        return getattr(own, 'name', own)
-    known = DECODER_ALIGNMENTS.get(type(decoder).__name__)
-    if known is None:
-        raise ValueError(
-            f'alignment must be given for a decoder of type {type(decoder).__name__}: '
-            f"it is known for {', '.join(DECODER_ALIGNMENTS)} and this package's decoders"
-        )
-    return known
+        yield heatmaps, dots, ((visible > 0) & aligned.holds(dots)).to(heatmaps)
 
 
 def decoder_sigma(model: Any, head: str | None = None) -> float:

@@ -10,7 +10,7 @@ from mmpose.codecs.base import BaseKeypointCodec
 from mmpose.registry import KEYPOINT_CODECS
 from torch import Tensor
 
-from hdm_mmpose.decoding import Reading, read_heatmap
+from hdm_mmpose.decoding import DecodedJoints, read_heatmap
 from hdm_mmpose.transport.suppliers import build_supplier
 
 from .alignment import Alignment
@@ -102,6 +102,17 @@ class SubPixelDecoder(BaseKeypointCodec):
             tuple:
             - keypoints (np.ndarray): (1, K, 2) float32, x then y, in input pixels
             - scores (np.ndarray): (1, K) float32 in [0, 1]
+
+        Examples:
+            A map of 16 x 12 cells at stride 4, all of its mass between two cells:
+
+            >>> import torch
+            >>> decoder = SubPixelDecoder(input_size=(48, 64), heatmap_size=(12, 16), supplier='relu', blur=0)
+            >>> heatmaps = torch.zeros(1, 16, 12)
+            >>> heatmaps[0, 7, 4:6] = torch.tensor([3.0, 1.0])
+            >>> keypoints, scores = decoder.decode(heatmaps)
+            >>> keypoints.tolist(), scores.tolist()
+            ([[[18.5, 29.5]]], [[1.0]])
         """
         encoded = _as_tensor('encoded', encoded, rank=3)
         keypoints, scores = self.batch_decode(encoded[None])
@@ -138,9 +149,9 @@ class SubPixelDecoder(BaseKeypointCodec):
         self._check_size('heatmaps', heatmaps)
         return self._finish(read_heatmap(heatmaps, self.supplier, self.blur, traceable=True))
 
-    def _finish(self, reading: Reading) -> tuple[Tensor, Tensor]:
-        score = reading.share if self.score == 'mass' else reading.peak.clamp(0, 1)
-        return self.alignment.to_input(reading.dots), score
+    def _finish(self, decoded: DecodedJoints) -> tuple[Tensor, Tensor]:
+        score = decoded.share if self.score == 'mass' else decoded.peak.clamp(0, 1)
+        return self.alignment.to_codec_output(decoded.dots), score
 
     def _check_size(self, argument: str, heatmaps: Tensor) -> None:
         width, height = self.heatmap_size

@@ -72,7 +72,7 @@ def disagreements(model: nn.Module) -> Iterator[str]:
 
 def decoder_supplier(decoder: object) -> SupplierRule | None:
     """The rule of ``SubPixelDecoder`` or ``DotAnnotationCodec``; None for a decoder without one."""
-    return getattr(decoder, 'supplier', None) or getattr(getattr(decoder, 'decoder', None), 'supplier', None)
+    return getattr(decoder, 'supplier', None)
 
 
 def disagree(one: SupplierRule | None, other: SupplierRule | None) -> bool:

@@ -11,8 +11,8 @@ from mmengine.runner import Runner
 from mmpose.registry import HOOKS, MODELS
 from torch.utils.data import DataLoader
 
+from .alignment import Alignment
 from .predictions import (
-    aligned_with,
     annotated_loader,
     decoded_heatmaps,
     decoder_of,
@@ -113,7 +113,7 @@ def refuse_without_heatmaps(model: Any, alignment: str | None = None, head: str 
     if not hasattr(decoder, 'heatmap_size'):
         raise TypeError(f'ValidationLossHook needs a head whose decoder reads heatmaps, got {type(decoder).__name__} '
                         f"in {type(getattr(model, 'head', model)).__name__}: remove the hook")
-    aligned_with(decoder, alignment)
+    Alignment.of_decoder(decoder, alignment)
     width, height = decoder.input_size
     picture = next(model.parameters()).new_zeros(1, input_channels(model), height, width)
     training = model.training

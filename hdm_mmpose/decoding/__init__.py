@@ -5,7 +5,7 @@ the one reader of decoder, hooks and export.
 """
 
 from .mode import decode_blurred_mode
-from .read import Reading, read_heatmap
+from .read import DecodedJoints, read_heatmap
 from .square import decode_square
 
-__all__ = ['Reading', 'decode_blurred_mode', 'decode_square', 'read_heatmap']
+__all__ = ['DecodedJoints', 'decode_blurred_mode', 'decode_square', 'read_heatmap']

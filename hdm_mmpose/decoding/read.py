@@ -17,7 +17,7 @@ LOWEST = -1e30
 CELLS_AT_ONCE = 2**20  # on a CPU: 4 MB in float32, which stay in its cache from one operation to the next
 
 
-class Reading(NamedTuple):
+class DecodedJoints(NamedTuple):
     """What a heatmap says about its joint; finite whatever the map holds.
 
     Attributes:
@@ -32,7 +32,7 @@ class Reading(NamedTuple):
     peak: Tensor
 
 
-def read_heatmap(heatmap: Tensor, rule: SupplierRule, blur: float = 0, traceable: bool = False) -> Reading:
+def read_heatmap(heatmap: Tensor, rule: SupplierRule, blur: float = 0, traceable: bool = False) -> DecodedJoints:
     """Read raw heatmaps through the supplier rule that they were trained with.
 
     A map without a usable distribution (empty under the rule, or with a NaN or plus infinity in it) is read as the cell
@@ -51,22 +51,22 @@ def read_heatmap(heatmap: Tensor, rule: SupplierRule, blur: float = 0, traceable
     height, width = heatmap.shape[-2:]
     parts = heatmap.reshape(-1, height, width).split(max(1, CELLS_AT_ONCE // (height * width)))
     together = map(torch.cat, zip(*(_read(part, rule, blur, search=True) for part in parts)))
-    return Reading(*(values.view(heatmap.shape[:-2] + values.shape[1:]) for values in together))
+    return DecodedJoints(*(values.view(heatmap.shape[:-2] + values.shape[1:]) for values in together))
 
 
-def _read(heatmap: Tensor, rule: SupplierRule, blur: float, search: bool) -> Reading:
+def _read(heatmap: Tensor, rule: SupplierRule, blur: float, search: bool) -> DecodedJoints:
     suppliers = rule.masses(heatmap.clamp(min=LOWEST))
     decoded = decode_blurred_mode(suppliers, blur, search) if blur else decode_square(suppliers)
     return fallback_to_argmax(heatmap, rule, *decoded)
 
 
-def fallback_to_argmax(heatmap: Tensor, rule: SupplierRule, dots: Tensor, share: Tensor) -> Reading:
+def fallback_to_argmax(heatmap: Tensor, rule: SupplierRule, dots: Tensor, share: Tensor) -> DecodedJoints:
     """What was decoded from raw maps (..., H, W), or the cell of the maximum for those without a usable distribution."""
     peak, cell = heatmap.flatten(-2).max(-1)
     usable = torch.isfinite(peak) & torch.isfinite(share) & ~rule.is_empty(heatmap)
     y = torch.div(cell, heatmap.shape[-1], rounding_mode='floor')
     x = cell - y * heatmap.shape[-1]
-    return Reading(
+    return DecodedJoints(
         dots=torch.where(usable[..., None], dots, torch.stack([x, y], -1).to(dots.dtype)),
         share=torch.where(usable, share.clamp(max=1), 0),
         peak=torch.where(usable, peak, 0))

@@ -3,8 +3,10 @@
 import numpy as np
 import pytest
 import torch
+from mmpose.codecs import MegviiHeatmap, MSRAHeatmap, UDPHeatmap
 
-from hdm_mmpose.components.alignment import ALIGNMENTS, Alignment
+from hdm_mmpose.components import DotAnnotationCodec, SubPixelDecoder
+from hdm_mmpose.components.alignment import ALIGNMENTS, Alignment, decoder_alignment
 
 INPUT, HEATMAP = (192, 256), (48, 32)  # strides 4 and 8
 
@@ -28,13 +30,13 @@ def test_cells_by_hand(name, pixel, cell):
 
 @pytest.mark.parametrize('name', ALIGNMENTS)
 def test_there_and_back(name):
-    """``to_input`` inverts ``to_cells``, except that udp returns pixels of a picture w wide for those of one w - 1 wide."""
+    """``to_codec_output`` inverts ``to_cells``, except that udp returns pixels of a picture w wide for those of one w - 1 wide."""
     alignment = Alignment(name, INPUT, HEATMAP)
     pixels = np.random.uniform(-5, 260, (2, 3, 5, 2))
     stretch = np.array(INPUT) / (np.array(INPUT) - 1) if name == 'udp' else 1
-    back = alignment.to_input(alignment.to_cells(pixels))
+    back = alignment.to_codec_output(alignment.to_cells(pixels))
     np.testing.assert_allclose(back, pixels * stretch, rtol=0, atol=1e-10)
-    tensor = alignment.to_input(alignment.to_cells(torch.from_numpy(pixels)))
+    tensor = alignment.to_codec_output(alignment.to_cells(torch.from_numpy(pixels)))
     np.testing.assert_allclose(tensor.numpy(), back, rtol=0, atol=1e-12)
 
 
@@ -52,7 +54,7 @@ def test_dtypes():
     alignment = Alignment('center', INPUT, HEATMAP)
     assert alignment.to_cells(np.zeros((3, 2), np.float32)).dtype == np.float64
     assert alignment.to_cells(torch.zeros(3, 2)).dtype == torch.float32
-    assert alignment.to_input(torch.zeros(3, 2, dtype=torch.float64)).dtype == torch.float64
+    assert alignment.to_codec_output(torch.zeros(3, 2, dtype=torch.float64)).dtype == torch.float64
 
 
 def test_lists_as_configs_have_them_and_equality():
@@ -71,3 +73,24 @@ def test_lists_as_configs_have_them_and_equality():
 def test_bad_arguments(arguments, message):
     with pytest.raises(ValueError, match=message):
         Alignment(*arguments)
+
+
+@pytest.mark.parametrize(('decoder', 'name'), [
+    (MSRAHeatmap(INPUT, HEATMAP, sigma=2), 'msra'), (UDPHeatmap(INPUT, HEATMAP, sigma=2), 'udp'),
+    (DotAnnotationCodec(INPUT, HEATMAP, alignment='udp'), 'udp'), (SubPixelDecoder(INPUT, HEATMAP), 'center')])
+def test_of_decoder(decoder, name):
+    assert decoder_alignment(decoder) == name and Alignment.of_decoder(decoder) == Alignment(name, INPUT, HEATMAP)
+    assert Alignment.of_decoder(decoder, 'msra') == Alignment('msra', INPUT, HEATMAP)
+
+
+@pytest.mark.parametrize('decoder', [MegviiHeatmap(INPUT, HEATMAP, kernel_size=(11, 11)), object()])
+def test_alignment_that_is_not_known_must_be_given(decoder):
+    assert decoder_alignment(decoder) is None
+    with pytest.raises(ValueError, match=f'alignment must be given for a decoder of type {type(decoder).__name__}'):
+        Alignment.of_decoder(decoder)
+
+
+@pytest.mark.parametrize('kind', [np.array, torch.tensor])
+def test_half_a_cell_outside_is_held(kind):
+    cells = kind([[0, 0], [-.5, 31.5], [47.5, -.5], [-.51, 3], [3, 31.51], [47.51, 3], [3, -.51], [float('nan'), 3]])
+    assert Alignment('msra', INPUT, HEATMAP).holds(cells).tolist() == [True] * 3 + [False] * 5

@@ -5,7 +5,7 @@ import pytest
 import torch
 from mmpose.registry import KEYPOINT_CODECS, TRANSFORMS
 
-from hdm_mmpose.components import DotAnnotationCodec
+from hdm_mmpose.components import DotAnnotationCodec, SubPixelDecoder
 from hdm_mmpose.components.alignment import ALIGNMENTS
 from hdm_mmpose.transport.demanders import centroid, dot_demanders, naive_demander
 
@@ -164,10 +164,11 @@ def test_batch_decode_is_the_decoders():
     whole = codec(supplier='softmax', score='max', alignment='udp')
     assert whole.support_batch_decoding
     heatmaps = torch.randn(2, 3, H, W)
-    for batch, alone in ((whole.batch_decode(heatmaps), whole.decoder.batch_decode(heatmaps)),
-                         (whole.decode_tensor(heatmaps), whole.decoder.decode_tensor(heatmaps))):
-        np.testing.assert_array_equal(np.stack(batch[0]), np.stack(alone[0]))
-        np.testing.assert_array_equal(np.stack(batch[1]), np.stack(alone[1]))
+    alone = SubPixelDecoder(INPUT, HEATMAP, 'udp', 'softmax', 'max')
+    for batch, wanted in ((whole.batch_decode(heatmaps), alone.batch_decode(heatmaps)),
+                          (whole.decode_tensor(heatmaps), alone.decode_tensor(heatmaps))):
+        np.testing.assert_array_equal(np.stack(batch[0]), np.stack(wanted[0]))
+        np.testing.assert_array_equal(np.stack(batch[1]), np.stack(wanted[1]))
 
 
 @pytest.mark.parametrize('multiple', [False, True])

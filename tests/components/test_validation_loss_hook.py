@@ -10,7 +10,7 @@ import torch
 from mmengine.config import Config
 from mmengine.dataset import pseudo_collate
 from mmengine.structures import InstanceData
-from mmpose.codecs import MSRAHeatmap, SimCCLabel, UDPHeatmap
+from mmpose.codecs import MSRAHeatmap, SimCCLabel
 from mmpose.registry import HOOKS, MODELS
 from mmpose.structures import PoseDataSample
 from mmpose.utils import register_all_modules
@@ -18,7 +18,6 @@ from mmpose.utils import register_all_modules
 from hdm_mmpose.components import DotAnnotationCodec, EMDHeatmapLoss, SubPixelDecoder
 from hdm_mmpose.components.predictions import (
     annotated_loader,
-    decoder_alignment,
     decoder_of,
     estimator_in,
     gaussian_heatmaps,
@@ -52,15 +51,6 @@ def test_unsnapped_gaussian_is_the_one_of_dark():
     wanted = codec.encode(each[None].astype(np.float32), np.ones((1, JOINTS), np.float32))['heatmaps']
     drawn = gaussian_heatmaps(torch.from_numpy(each) / 4, HEATMAP[::-1], 2, snapped=False)
     np.testing.assert_allclose(drawn.numpy(), wanted, atol=1e-5)
-
-
-def test_alignment_is_read_from_the_decoder():
-    assert decoder_alignment(MSRAHeatmap(INPUT, HEATMAP, sigma=2)) == 'msra'
-    assert decoder_alignment(UDPHeatmap(INPUT, HEATMAP, sigma=2)) == 'udp'
-    assert decoder_alignment(DotAnnotationCodec(INPUT, HEATMAP, alignment='udp')) == 'udp'
-    assert decoder_alignment(SubPixelDecoder(INPUT, HEATMAP)) == 'center'
-    with pytest.raises(ValueError, match='alignment must be given for a decoder of type object'):
-        decoder_alignment(object())
 
 
 def test_loader_reads_annotated_boxes_and_leaves_the_config_alone():

@@ -177,8 +177,7 @@ def attach_heatmaps(chosen: list[Joint], models: list, datasets: list) -> None:
     for each in chosen:
         for model, dataset, prediction in zip(models, datasets, each.predictions):
             heatmap = predict(model, dataset, each.index).pred_fields.heatmaps[each.joint].cpu()
-            decoder = getattr(model.head.decoder, 'decoder', model.head.decoder)
-            supplier = getattr(decoder, 'supplier', None)
+            supplier = getattr(model.head.decoder, 'supplier', None)
             prediction.heatmap = prediction.shown = heatmap.numpy()
             prediction.cells = in_cells(model.head.decoder, each.crop, (each.truth, prediction.point))
             if supplier is not None:
@@ -190,11 +189,10 @@ def in_cells(decoder, crop: tuple[float, ...], points: tuple) -> tuple[tuple[flo
     import numpy as np
 
     from hdm_mmpose.components.alignment import Alignment
-    from hdm_mmpose.components.predictions import decoder_alignment
 
     left, top, right, bottom = crop
     in_input = (np.array(points) - (left, top)) / (right - left, bottom - top) * decoder.input_size
-    cells = Alignment(decoder_alignment(decoder), decoder.input_size, decoder.heatmap_size).to_cells(in_input)
+    cells = Alignment.of_decoder(decoder).to_cells(in_input)
     return tuple(tuple(map(float, cell)) for cell in cells)
 
 

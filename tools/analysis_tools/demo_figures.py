@@ -171,7 +171,7 @@ def draw_heatmap(axis, supervision: Supervision, model: Predictions, which: tupl
     shown = heatmap if supervision.supplier is None else build_supplier(supervision.supplier)(heatmap)
     height, width = shown.shape
     alignment = Alignment(supervision.alignment, tuple(sample['input_size']), (width, height))
-    corners = alignment.to_input(np.array([[-0.5, -0.5], [width - 0.5, height - 0.5]]))
+    corners = alignment.to_codec_output(np.array([[-0.5, -0.5], [width - 0.5, height - 0.5]]))
     image = axis.imshow(shown, extent=(corners[0, 0], corners[1, 0], corners[1, 1], corners[0, 1]), cmap='magma',
                         vmin=min(0, float(shown.min())))
     axis.figure.colorbar(image, ax=axis, location='bottom', shrink=0.85,
