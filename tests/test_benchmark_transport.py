@@ -48,20 +48,6 @@ def test_no_time_is_printed_if_ours_is_wrong(allowed, name, tool, monkeypatch, c
     assert 'median' not in capsys.readouterr().out
 
 
-def test_the_defaults_are_those_of_the_package(tool):
-    """The benchmark composes them without MMPose; value and gradient are those of the class, the weights included."""
-    components = pytest.importorskip('hdm_mmpose.components', reason='the class needs MMPose')
-    benchmark, speed = tool('transport'), tool('transport_benchmark.speed')
-    work = speed.workload(benchmark._arguments([*TINY, '--batch', '5', '--supplier', 'relu', '--dtype', 'float64']))
-    batch = speed.batches(work)[0]
-    batch.weights.copy_(torch.linspace(0, 2, 15).view(5, 3))
-    found, wanted = speed.package_default(work, 'torch').step(batch), components.EMDHeatmapLoss()(
-        batch.output, batch.target, batch.weights)
-    assert found.item() == pytest.approx(wanted.item(), rel=1e-12)
-    gradients = [torch.autograd.grad(value, batch.output)[0] for value in (found, wanted)]
-    torch.testing.assert_close(*gradients, rtol=1e-12, atol=1e-15)
-
-
 def test_on_a_gpu_both_backends_take_part(tool):
     benchmark, speed = tool('transport'), tool('transport_benchmark.speed')
     names = list(speed.contestants(speed.workload(benchmark._arguments(['--device', 'cuda'])), False, 10))
@@ -146,7 +132,7 @@ def test_shares_of_maps_by_hand(tool):
     maps[0, 0, 20, 5] = maps[0, 1, 9, 4] = 3
     maps[1, 0, 9, 4] = 0.1
     data = collapse.Data(maps, torch.tensor([4.0, 9.0]).expand(2, 2, 2), torch.tensor([[1.0, 1.0], [1.0, 0.0]]))
-    found = collapse.check(torch.nn.Identity(), data, collapse.Setting(collapse.defaults.OPTIONS))
+    found = collapse.check(torch.nn.Identity(), data, collapse._default(cross_entropy_weight=0.0))
     assert (found.empty, found.still, found.stuck) == (0, pytest.approx(2 / 3), pytest.approx(1 / 3))
     assert found.slope < collapse.STILL and found.median_error < 0.5 < found.mean_error
 

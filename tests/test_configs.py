@@ -117,10 +117,10 @@ def test_loss_and_decoder_read_heatmaps_by_the_same_rule(path):
 def test_paper_settings_are_the_papers(path):
     loss = MODELS.build(read(path).model.head.loss)
     wanted = {'hdm-paper-500it': 500, 'hdm-paper-1500it': 1500}.get(path.name.split('_')[2].partition('-8xb')[0], 1000)
-    assert (loss.options.solver, loss.options.num_iters, loss.options.potential) == ('sinkhorn', wanted, 'shannon')
+    assert (loss.options.solver, loss.options.num_iters, loss.options.objective) == ('sinkhorn', wanted, 'shannon')
     assert loss.options.epsilon == (1.0 if '-cells' in path.name else 0.25)
     assert not loss.options.unbiased and loss.options.ground_distance.name == 'euclidean'
-    assert (loss.reduction, loss.cross_entropy_weight, loss.loss_weight) == ('sum', 0, 1)
+    assert (loss.options.reduction, loss.options.cross_entropy_weight, loss.options.loss_weight) == ('sum', 0, 1)
     codec = KEYPOINT_CODECS.build(read(path).codec)
     assert codec.subpixel == ('-naive' not in path.name)
 

@@ -81,7 +81,7 @@ def test_compiled_loss_and_decoder_say_the_same() -> None:
     torch.testing.assert_close(got_read, read)
     assert torch.equal(loss.last_step.heatmaps, maps.detach())
     output = torch.compile(emd, backend='eager')(maps[0], dots[0], loss.options)
-    assert [each.requires_grad for each in output] == [True, False, False, False]
+    assert [each.requires_grad for each in output] == [True, False, False, False, False]
 
 
 @pytest.mark.slow

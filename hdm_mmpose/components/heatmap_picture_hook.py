@@ -13,9 +13,10 @@ from mmpose.registry import HOOKS
 from torch import nn
 
 from hdm_mmpose.decoding import read_heatmap
+from hdm_mmpose.transport import LastStep
 
 from .alignment import Alignment, decoder_alignment
-from .emd_heatmap_loss import EMDHeatmapLoss, LastStep
+from .emd_heatmap_loss import EMDHeatmapLoss
 from .sub_pixel_decoder import SubPixelDecoder
 from .transport_monitor_hook import watched_loss
 
@@ -117,24 +118,24 @@ def draw_tiles(pictures: list[np.ndarray], step: LastStep, decoder: SubPixelDeco
         decoder: how the maps are read, and where their cells lie in the input.
     """
     heatmaps = step.heatmaps.float()
-    masses = torch.where(step.counts[..., None, None], decoder.supplier(heatmaps), 0)
+    masses = torch.where(step.valid[..., None, None], decoder.supplier(heatmaps), 0)
     heat = (masses / masses.amax((-2, -1), keepdim=True).clamp(min=1e-12)).amax(1).nan_to_num().numpy()
     reading = read_heatmap(heatmaps, decoder.supplier, decoder.blur)
-    dots, read, counts = (each.numpy() for each in (step.dots, reading.dots, step.counts))
-    return [draw_tile(*person, decoder.alignment) for person in zip(pictures, heat, dots, read, counts)]
+    dots, read, valid = (each.numpy() for each in (step.dots, reading.dots, step.valid))
+    return [draw_tile(*person, decoder.alignment) for person in zip(pictures, heat, dots, read, valid)]
 
 
 def draw_tile(
-    picture: np.ndarray, heat: np.ndarray, dots: np.ndarray, read: np.ndarray, counts: np.ndarray, alignment: Alignment
+    picture: np.ndarray, heat: np.ndarray, dots: np.ndarray, read: np.ndarray, valid: np.ndarray, alignment: Alignment
 ) -> np.ndarray:
-    """One tile; ``heat`` (H, W) in [0, 1], ``dots`` and ``read`` (K, 2) in cells, x then y, ``counts`` (K,)."""
+    """One tile; ``heat`` (H, W) in [0, 1], ``dots`` and ``read`` (K, 2) in cells, x then y, ``valid`` (K,)."""
     origin = alignment.to_cells(np.zeros(2))  # cells = origin + scale * pixels
     scale = alignment.to_cells(np.ones(2)) - origin
     laid = cv2.warpAffine(heat, np.column_stack([np.diag(scale), origin]), picture.shape[1::-1],
                           flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP, borderMode=cv2.BORDER_REPLICATE)
     glow = cv2.applyColorMap((laid * 255).astype(np.uint8), cv2.COLORMAP_INFERNO)
     tile = np.ascontiguousarray(cv2.addWeighted(picture.astype(np.uint8), 0.5, glow, 0.8, 0)[..., ::-1])
-    rings, crosses = (np.rint((cells[counts] - origin) / scale).astype(int).tolist() for cells in (dots, read))
+    rings, crosses = (np.rint((cells[valid] - origin) / scale).astype(int).tolist() for cells in (dots, read))
     for ring, cross in zip(rings, crosses):
         cv2.circle(tile, ring, 3, DOT, 1, cv2.LINE_AA)
         cv2.drawMarker(tile, cross, READ, cv2.MARKER_TILTED_CROSS, 6, 1, cv2.LINE_AA)

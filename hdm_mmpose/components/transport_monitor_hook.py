@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 import torch
 from mmengine.dist import all_reduce
 from mmengine.hooks import Hook, LoggerHook
@@ -11,10 +9,12 @@ from mmengine.runner import Runner
 from mmpose.registry import HOOKS
 from torch import Tensor, nn
 
-from hdm_mmpose.decoding.read import lift
-from hdm_mmpose.transport import EMDOptions, Euclidean, emd
+from hdm_mmpose import checks
+from hdm_mmpose.transport import EMDOptions, Euclidean, LastStep, emd
+from hdm_mmpose.transport.suppliers import compute_dtype
+from hdm_mmpose.transport.target import judge
 
-from .emd_heatmap_loss import EMDHeatmapLoss, LastStep
+from .emd_heatmap_loss import EMDHeatmapLoss
 
 SHARP_EPSILON = 0.1  # cells; a perfect map then reads less than 1e-3 cells from its dot
 UNSOLVED = 1e-3  # marginal error, as a share of the mass, that is worth a warning
@@ -39,9 +39,10 @@ class TransportMonitorHook(Hook):
                          Above 1e-3 there is a warning, once: on a GPU the loss itself never asks
     ===================  ============================================================================================
 
-    Only joints that count are looked at, over all processes. A measurement costs about two evaluations of the loss. Between
-    two lines nothing is computed and nothing asks the device; the loss keeps references to its last step. In heads with
-    stages it is the last stage that is watched.
+    Only joints that take part are looked at, over all processes. A measurement costs about two evaluations of the loss. Between
+    two lines nothing is computed and nothing waits for the device; the loss keeps references to its last step. In heads with
+    stages it is the last stage that is watched. On a GPU, where the loss looks at no values, the hook also says once what a
+    CPU would say at once: targets that are not finite, and dense targets that are none (``transport/target.py``).
 
     Args:
         interval (int, optional): iterations between two measurements. Default: that of the ``LoggerHook``.
@@ -53,11 +54,9 @@ class TransportMonitorHook(Hook):
     priority = 'NORMAL'  # before LoggerHook (BELOW_NORMAL) writes the line
 
     def __init__(self, interval: int | None = None) -> None:
-        if interval is not None and (isinstance(interval, bool) or not isinstance(interval, int) or interval < 1):
-            raise ValueError(f'interval must be a positive integer or None, got {interval!r}')
-        self.interval = interval
+        self.interval = None if interval is None else checks.positive_int('interval', interval)
         self._loss: EMDHeatmapLoss | None = None
-        self._warned = False
+        self._said: set[str] = set()
 
     def before_train(self, runner: Runner) -> None:
         """Ask the loss that is decoded to keep its last step."""
@@ -76,19 +75,30 @@ class TransportMonitorHook(Hook):
         if not due or self._loss is None or self._loss.last_step is None:
             return
         totals = measure(self._loss.last_step, self._loss.options, input_width(data_batch))
-        worst = totals[3:].clone()
-        all_reduce(totals[:3])
+        worst = totals[4:].clone()
+        all_reduce(totals[:4])
         all_reduce(worst, op='max')
-        joints, distance, dead, error = torch.cat([totals[:3], worst]).tolist()  # the one question to the device
+        joints, distance, dead, wrong, error = torch.cat([totals[:4], worst]).tolist()  # the one time the device is waited for
         if joints:
             for name, value in (('transport_px', distance / joints), ('dead_maps', dead / joints), ('marginal_error', error)):
                 runner.message_hub.update_scalar(f'train/{name}', value)
-        if error > UNSOLVED and not self._warned:
-            self._warned = True
+        if error > UNSOLVED:
             options = self._loss.options
-            runner.logger.warning(
+            self._say(runner, 'error', (
                 f'The transport solver ({options.solver!r}, epsilon = {options.epsilon} heatmap cells) left a marginal error of '
-                f'{error:.1e} of the mass; values and gradients are that much off. A larger epsilon avoids it. Said once.')
+                f'{error:.1e} of the mass; values and gradients are that much off. A larger epsilon avoids it.'))
+        if wrong:
+            self._say(runner, 'targets', (
+                f'{wrong:.0f} targets of joints with positive weight were not finite, or were maps with negative cells only: the '
+                f'former make the loss NaN, the latter count as not annotated.'))
+        if self._loss.last_step.heatmaps.device.type != 'cpu' and 'judged' not in self._said:
+            self._said.add('judged')
+            judge_batch(data_batch)
+
+    def _say(self, runner: Runner, topic: str, message: str) -> None:
+        if topic not in self._said:
+            self._said.add(topic)
+            runner.logger.warning(f'{message} This is said once.')
 
     def after_train(self, runner: Runner) -> None:
         """Let go of the last step."""
@@ -98,36 +108,45 @@ class TransportMonitorHook(Hook):
 
 @torch.no_grad()
 def measure(step: LastStep, options: EMDOptions, width: int | None) -> Tensor:
-    """(4,) float64 on the step's device: joints that count, sum of distances in input pixels, dead maps, largest error.
+    """(5,) float64 on the step's device: joints that take part, sum of distances in input pixels, dead maps, targets that are
+    none, largest error.
 
     Args:
         step: what the loss saw.
         options: how it measured.
         width: of the input in pixels; None measures in cells.
     """
-    counts = step.counts.flatten()
-    maps, dots = lift(step.heatmaps).flatten(0, 1), step.dots.flatten(0, 1)
+    valid, finite = step.valid.flatten(), step.dots.isfinite().all(-1).flatten()
+    maps = step.heatmaps.to(compute_dtype(step.heatmaps)).flatten(0, 1)
+    dots = torch.where(finite[:, None], step.dots.flatten(0, 1), 0.0)
     distance = emd(maps, dots, plain(options)).cost
     dead = (distance >= FAR) & (steepest(maps, dots, options) < FLAT)
     cell = width / maps.shape[-1] if width else 1
     rows = [torch.ones_like(distance), distance * cell, dead]
-    sums = [torch.where(counts, row, 0).double().sum() for row in rows]
-    return torch.stack([*sums, torch.where(counts, step.marginal_error.flatten(), 0).double().max()])
+    sums = [torch.where(valid & finite, row, 0).double().sum() for row in rows]
+    return torch.stack([*sums, (~finite).double().sum(), torch.where(valid & finite, step.marginal_error.flatten(), 0).double().max()])
 
 
 def plain(options: EMDOptions) -> EMDOptions:
     """Options that measure the distance mass travels to the dot itself, which unbiased demanders are not."""
     sharp = min(options.epsilon, SHARP_EPSILON)
-    return dataclasses.replace(options, ground_distance=Euclidean(), unbiased=False, epsilon=sharp, solver='newton')
+    return options.replace(ground_distance=Euclidean(), unbiased=False, epsilon=sharp, solver='newton')
 
 
 def steepest(maps: Tensor, dots: Tensor, options: EMDOptions) -> Tensor:
     """(J,) largest absolute derivative of the transport cost with respect to a cell of its map (J, H, W)."""
     with torch.enable_grad():
         maps = maps.detach().requires_grad_()
-        cost = emd(maps, dots, dataclasses.replace(options, solver='newton')).cost
+        cost = emd(maps, dots, options.replace(solver='newton')).cost
         (slope,) = torch.autograd.grad(cost.sum(), maps)
     return slope.abs().amax((-2, -1))
+
+
+def judge_batch(data_batch: dict | None) -> None:
+    """Look at the dense targets of a batch, which the loss does not on a GPU, and warn once where they are none."""
+    samples = [sample for sample in (data_batch or {}).get('data_samples', []) if 'heatmaps' in getattr(sample, 'gt_fields', {})]
+    if samples:
+        judge(torch.stack([sample.gt_fields.heatmaps for sample in samples]))
 
 
 def watched_loss(model: nn.Module) -> EMDHeatmapLoss:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import functools
 import warnings
 from types import ModuleType
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from hdm_mmpose.features import triton_obstacle
 
+SAVED = 16  # numbers per joint that the kernel keeps for the backward pass
 BACKENDS = ('auto', 'torch', 'triton')
 OLDEST_GPU = (7, 5)
 # Compute capabilities on which tests/transport/test_triton_emd.py has passed on the hardware. Until one is listed the kernel is
@@ -24,21 +26,10 @@ def check_backend(backend: str) -> None:
         raise ValueError(f'backend must be one of {BACKENDS}, got {backend!r}')
 
 
-def kernel_for(heatmap: Tensor, backend: str) -> ModuleType | None:
-    """The kernel's module if it is to take these maps (J, H, W), None if PyTorch is.
-
-    Raises:
-        RuntimeError: ``'triton'`` was asked for by name, and cannot be had; the message says what would help.
-    """
-    if backend == 'torch' or (backend == 'auto' and not _tested(heatmap.device)):
-        return None
-    module, obstacle = _import()
-    if module is not None:
-        obstacle = module.obstacle(heatmap) or (None if module.INTERPRETED else _gpu_obstacle(heatmap.device))
-    if obstacle is None:
-        return module
-    if backend == 'triton':
-        raise RuntimeError(f"backend='triton' is not possible here: {obstacle}; backend='auto' falls back to PyTorch")
+def kernel_for(maps: Tensor, target: Tensor, options: Any) -> ModuleType | None:
+    """The kernel's module if it is to take these maps, None if PyTorch is."""
+    if options.backend == 'triton':
+        raise RuntimeError("backend='triton' is not possible here: the kernel is being rewritten; backend='auto' uses PyTorch")
     return None
 
 

@@ -44,6 +44,9 @@ def dot_demanders(dots: Tensor, size: tuple[int, int]) -> Demanders:
     A dot beyond the outermost cell centres is clamped to them.  A dot on a cell centre or edge gives demanders of mass
     exactly 0, which the solvers leave out.
 
+    >>> dot_demanders(torch.tensor([[1.25, 0.5]]), size=(3, 4)).mass
+    tensor([[0.3750, 0.1250, 0.3750, 0.1250]])
+
     Args:
         dots: (J, 2) dots in heatmap cells, x then y.
         size: (H, W) of the heatmap, at least 2 x 2.
@@ -82,29 +85,6 @@ def naive_demander(dots: Tensor, size: tuple[int, int]) -> Demanders:
 def nearest_cell(dots: Tensor) -> Tensor:
     """The cell (J, 2) that holds each dot (J, 2); half-way dots go to the larger one."""
     return (dots + 0.5).floor()
-
-
-def centroid(target: Tensor) -> Tensor:
-    """The dot that a dense target stands for: its centre of mass.
-
-    One rule reads the bilinear dot map, the naive one-hot map, and (for a one-line swap in an existing project) any
-    Gaussian map; a Gaussian cut off by the border is read with the bias of the cut.
-
-    Args:
-        target: (..., H, W) masses; negative cells count as 0.
-
-    Returns:
-        (..., 2) dots in heatmap cells, x then y; (inf, inf) for a target without mass, which is no annotation.
-    """
-    mass = target.clamp(min=0)
-    rows, columns = mass.sum(-1), mass.sum(-2)
-    total = rows.sum(-1)
-    empty = total == 0
-    safe = total.masked_fill(empty, 1)
-    # products and sums, because a matrix product may be rounded to bfloat16 (autocast) or TF32
-    x = (columns * torch.arange(columns.shape[-1], dtype=mass.dtype, device=mass.device)).sum(-1)
-    y = (rows * torch.arange(rows.shape[-1], dtype=mass.dtype, device=mass.device)).sum(-1)
-    return (torch.stack([x, y], dim=-1) / safe[..., None]).masked_fill(empty[..., None], torch.inf)
 
 
 def unbiased_mass(mass: Tensor, epsilon: float, ground_distance: GroundDistance) -> Tensor:

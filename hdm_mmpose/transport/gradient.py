@@ -1,10 +1,10 @@
 r"""Three gradients share one plan (paper, supplement C).
 
 The plan, and the logged cost ``<C, p>``, do not depend on how the entropy is written; the gradient with respect to the
-suppliers does.  Each potential is the exact gradient of its own objective:
+suppliers does.  Each is the exact gradient of its own objective:
 
 ===========  ===================================================  =====================================================
-potential    objective                                            dObjective / dS_n, up to a constant
+objective    what is minimised                                    its derivative with respect to S_n, up to a constant
 ===========  ===================================================  =====================================================
 ``product``  ``<C, p> + epsilon KL(p | S x D)``                   ``f_n = -epsilon log sum_m exp((b_m - C_nm) / epsilon)``
 ``shannon``  ``<C, p> + epsilon sum p log p`` (Eq. 2 with         ``f_n + epsilon log S_n``
@@ -29,50 +29,46 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from hdm_mmpose import checks
+
 from .newton import solve_laplacian
+from .options import OBJECTIVES
 from .result import TransportResult
 from .semi_dual import pair_sums
 
-POTENTIALS = ('shannon', 'product', 'sharp')
 # Masses below the normal numbers of float32 count as this much in the logarithm.
 SMALLEST = torch.finfo(torch.float32).tiny
 
 
-def supplier_gradient(result: TransportResult, potential: str) -> Tensor:
+def supplier_gradient(result: TransportResult, objective: str) -> Tensor:
     """``dObjective / dS`` (J, N) in cells, up to a constant per joint.
 
     Where ``S_n = 0`` the ``shannon`` gradient is minus infinity; it is cut off at ``epsilon log SMALLEST``, in every dtype.
     Of the supplier rules only ``relu_surrogate`` lets it through there, and pushes such cells up with it.
     """
-    check_potential(potential)
-    if potential == 'sharp':
+    checks.one_of('objective', objective, OBJECTIVES)
+    if objective == 'sharp':
         return _sharp(result)
-    if potential == 'product':
+    if objective == 'product':
         return result.supplier_potential
     suppliers = result.semi_dual.suppliers
     log_suppliers = suppliers.clamp(min=SMALLEST).log()
     return result.supplier_potential + result.semi_dual.epsilon * log_suppliers
 
 
-def objective(result: TransportResult, potential: str) -> Tensor:
+def objective_value(result: TransportResult, objective: str) -> Tensor:
     """(J,) the value that ``supplier_gradient`` is the gradient of, in cells."""
-    check_potential(potential)
-    if potential == 'sharp':
+    checks.one_of('objective', objective, OBJECTIVES)
+    if objective == 'sharp':
         return result.transport_cost
     semi_dual = result.semi_dual
     value = (result.supplier_potential * semi_dual.suppliers).sum(-1)
     g = torch.where(semi_dual.active, result.b - semi_dual.epsilon * semi_dual.log_mass, 0)  # = dObjective / dD
     value = value + (g * semi_dual.mass).sum(-1)
-    if potential == 'product':
+    if objective == 'product':
         return value
     entropy = torch.special.entr(semi_dual.suppliers).sum(-1) + torch.special.entr(semi_dual.mass).sum(-1)
     return value - semi_dual.epsilon * entropy
-
-
-def check_potential(potential: str) -> None:
-    """Raises ValueError for an unknown name."""
-    if potential not in POTENTIALS:
-        raise ValueError(f'potential must be one of {POTENTIALS}, got {potential!r}')
 
 
 def _sharp(result: TransportResult) -> Tensor:

@@ -17,10 +17,11 @@ Sinkhorn iteration would.  (Generalised self-concordance: Sun & Tran-Dinh, Mathe
 from __future__ import annotations
 
 import math
-import warnings
 
 import torch
 from torch import Tensor
+
+from hdm_mmpose import checks
 
 from .problem import TransportProblem
 from .result import TransportResult
@@ -136,16 +137,7 @@ def solve_laplacian(weight: Tensor, mass: Tensor, right: Tensor | None = None, p
     return torch.zeros_like(x).scatter(1, order, x)
 
 
-_warned = False
-
-
 def _warn_once(epsilon: float, error: float, tolerance: float) -> None:
-    global _warned
-    if not _warned:
-        _warned = True
-        warnings.warn(
-            f'The transport solver left a marginal error of {error:.2e} (wanted {tolerance:.0e}) at epsilon = {epsilon} '
-            f'heatmap cells; values and gradients are that much off. A larger epsilon or float64 avoids it. '
-            f'This is said once.',
-            stacklevel=3,
-        )
+    checks.warn_once('solver', (
+        f'The transport solver left a marginal error of {error:.2e} (wanted {tolerance:.0e}) at epsilon = {epsilon} heatmap cells; '
+        f'values and gradients are that much off. A larger epsilon or float64 avoids it.'), stacklevel=4)

@@ -12,11 +12,12 @@ Letters used throughout: J joints, M demanders, N = H x W suppliers.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+from hdm_mmpose import checks
 
 from .demanders import Demanders
 from .ground_distance import Euclidean, GroundDistance
@@ -42,7 +43,7 @@ class TransportProblem:
     ground_distance: GroundDistance = Euclidean()
 
     def __post_init__(self) -> None:
-        check_epsilon(self.epsilon)
+        checks.positive('epsilon', self.epsilon, 'heatmap cells')
         shape = tuple(self.suppliers.shape)
         if len(shape) != 3:
             raise ValueError(f'suppliers must have shape (J, H, W), got {shape}')
@@ -83,9 +84,3 @@ class TransportProblem:
         """``C`` (J, M, N) in cells."""
         reference, excess = self.reduced_cost()
         return reference[:, None] + excess
-
-
-def check_epsilon(epsilon: float) -> None:
-    """Raises ValueError unless ``epsilon`` is a positive finite number."""
-    if isinstance(epsilon, bool) or not isinstance(epsilon, (int, float)) or not (0 < epsilon < math.inf):
-        raise ValueError(f'epsilon must be a positive finite number of heatmap cells, got {epsilon!r}')

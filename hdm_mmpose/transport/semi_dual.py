@@ -55,9 +55,7 @@ class SemiDual:
 
     @property
     def tolerance(self) -> float:
-        """Marginal error that rounding allows: ``b`` of about 1 cell, rounded, moves shares by ``eps / epsilon``."""
-        dtype = self.suppliers.dtype
-        return max(TOLERANCE[dtype], torch.finfo(dtype).eps / self.epsilon)
+        return tolerance(self.suppliers.dtype, self.epsilon)
 
     def level(self, b: Tensor) -> Tensor:
         """``b / epsilon`` (J, M); minus infinity for demanders of mass 0."""
@@ -101,6 +99,11 @@ class SemiDual:
     def mean_cost(self, share: Tensor) -> Tensor:
         """Cost of a unit of mass from each supplier, ``sum_m share_nm C_nm`` (J, N)."""
         return self.reference + (share * self.excess).sum(1)
+
+
+def tolerance(dtype: torch.dtype, epsilon: float) -> float:
+    """Marginal error that rounding allows: ``b`` of about 1 cell, rounded, moves shares by ``eps / epsilon``."""
+    return max(TOLERANCE[dtype], torch.finfo(dtype).eps / epsilon)
 
 
 def pair_sums(left: Tensor, right: Tensor) -> Tensor:

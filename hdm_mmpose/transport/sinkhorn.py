@@ -12,6 +12,8 @@ import math
 import torch
 from torch import Tensor
 
+from hdm_mmpose import checks
+
 from .problem import TransportProblem
 from .result import TransportResult
 from .semi_dual import SemiDual
@@ -33,8 +35,7 @@ def solve_sinkhorn(problem: TransportProblem, num_iters: int = 1000, tolerance: 
     Returns:
         TransportResult; ``converged`` judges the marginal error by ``tolerance``, or by what rounding allows.
     """
-    if isinstance(num_iters, bool) or not isinstance(num_iters, int) or num_iters < 1:
-        raise ValueError(f'num_iters must be a positive integer, got {num_iters!r}')
+    checks.positive_int('num_iters', num_iters)
     semi_dual = SemiDual(problem)
     log_suppliers = semi_dual.suppliers.log()[:, None]
     b = torch.zeros_like(semi_dual.mass)

@@ -19,22 +19,33 @@ name               m(h)                                scaling H                
 =================  ==================================  =======================  ==============================================
 
 For finite maps up to 1e4 in magnitude masses and gradients are finite.  A map with a NaN or an infinity gives NaN.
+
+A new rule is a subclass of ``SupplierRule``, anywhere; defining it makes its name known.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from hdm_mmpose import checks
 from hdm_mmpose.features import is_compiling
 
+from .ground_distance import build, register
+
+SUPPLIERS: dict[str, type[SupplierRule]] = {}
 # Below this maximum a map counts as empty: dividing by it would overflow float32 in the gradient.
 EMPTY = 1e-30
+
+
+def compute_dtype(values: Tensor) -> torch.dtype:
+    """What these values are computed in: float64 stays, everything else is float32."""
+    return torch.float64 if values.dtype == torch.float64 else torch.float32
 
 
 def _poison(heatmap: Tensor) -> Tensor:
@@ -44,10 +55,17 @@ def _poison(heatmap: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class SupplierRule:
-    """Base of the rules.  Rules compare equal when they read every map alike."""
+    """Base of the rules: frozen dataclasses whose fields are all their parameters.
+
+    Rules compare equal when they read every map alike.
+    """
 
     name: ClassVar[str]
     positive: ClassVar[bool] = True  # does every cell of every map have mass?
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        register(SUPPLIERS, cls)
 
     def masses_and_rate(self, heatmap: Tensor) -> tuple[Tensor, Tensor]:
         """Supplier masses and the factor ``rate`` of the gradient (see the module).
@@ -73,12 +91,15 @@ class SupplierRule:
         raise ValueError(f'supplier {self.name!r} gives cells of mass 0, whose logarithm is minus infinity: '
                          f"use 'softplus' or 'softmax'")
 
+    def log_slope(self, heatmap: Tensor) -> Tensor:
+        """``m'(H) / m(H)`` (..., H, W), finite however small ``m`` is; only for rules with ``positive``."""
+        raise NotImplementedError(f'supplier {self.name!r} does not say its log_slope, which a cross-entropy needs')
+
     def __call__(self, heatmap: Tensor) -> Tensor:
         """Supplier masses (..., H, W), differentiable; half precision is lifted to float32."""
         if heatmap.dim() < 2:
             raise ValueError(f'heatmap must have at least 2 dimensions (..., H, W), got shape {tuple(heatmap.shape)}')
-        lifted = heatmap if heatmap.dtype in (torch.float32, torch.float64) else heatmap.float()
-        return _Supply.apply(lifted, self)
+        return _Supply.apply(heatmap.to(compute_dtype(heatmap)), self)
 
 
 class _Supply(torch.autograd.Function):
@@ -145,8 +166,7 @@ class Sharpened(SupplierRule):
     sharpness: float = 5.0
 
     def __post_init__(self) -> None:
-        if not (isinstance(self.sharpness, (int, float)) and 0 < self.sharpness < float('inf')):
-            raise ValueError(f'supplier {self.name!r}: sharpness must be a positive finite number, got {self.sharpness!r}')
+        checks.positive(f'supplier {self.name!r}: sharpness', self.sharpness)
 
 
 @dataclass(frozen=True)
@@ -167,12 +187,18 @@ class Softplus(Sharpened):
 
     def log_masses(self, heatmap: Tensor) -> Tensor:
         x = self.sharpness * heatmap
-        floor = torch.finfo(x.dtype).eps ** 0.5
+        floor = math.log(torch.finfo(x.dtype).eps) / 2
         # log softplus(x) = x - exp(x) / 2 + O(exp(2 x)); clamps keep the branch not taken finite in the gradient too.
         low = x - x.clamp(max=0).exp() / 2
-        high = F.softplus(x.clamp(min=math.log(floor)), threshold=40).log()
-        log_mass = torch.where(x < math.log(floor), low, high)
+        high = F.softplus(x.clamp(min=floor), threshold=40).log()
+        log_mass = torch.where(x < floor, low, high)
         return log_mass - torch.logsumexp(log_mass.flatten(-2), -1)[..., None, None]
+
+    def log_slope(self, heatmap: Tensor) -> Tensor:
+        x = self.sharpness * heatmap
+        floor = math.log(torch.finfo(x.dtype).eps) / 2
+        high = x.sigmoid() / F.softplus(x.clamp(min=floor), threshold=40)
+        return self.sharpness * torch.where(x < floor, 1 - x.clamp(max=0).exp() / 2, high)
 
     def _raised(self, heatmap: Tensor) -> Tensor:
         """``sharpness * H``, maps whose peak is so low that softplus(x) = exp(x) to rounding raised as a whole.
@@ -202,6 +228,9 @@ class Softmax(Sharpened):
     def log_masses(self, heatmap: Tensor) -> Tensor:
         return (self.sharpness * heatmap).flatten(-2).log_softmax(-1).view(heatmap.shape)
 
+    def log_slope(self, heatmap: Tensor) -> Tensor:
+        return torch.full_like(heatmap, self.sharpness)
+
 
 @dataclass(frozen=True)
 class ReluSurrogate(Sharpened):
@@ -221,22 +250,15 @@ class ReluSurrogate(Sharpened):
         return Relu().is_empty(heatmap)
 
 
-SUPPLIERS: dict[str, type[SupplierRule]] = {rule.name: rule for rule in (Relu, Softplus, Softmax, ReluSurrogate)}
-
-
 def build_supplier(spec: str | dict | SupplierRule) -> SupplierRule:
     """A supplier rule from its name, ``dict(type=name, sharpness=...)``, or itself.
+
+    >>> build_supplier('relu')
+    Relu()
+    >>> build_supplier(dict(type='softmax', sharpness=10))
+    Softmax(sharpness=10)
 
     Raises:
         ValueError: unknown name or option, or a sharpness that is not positive.
     """
-    if isinstance(spec, SupplierRule):
-        return spec
-    options = {'type': spec} if isinstance(spec, str) else dict(spec) if isinstance(spec, dict) else {}
-    name = options.pop('type', None)
-    if not isinstance(name, str) or name not in SUPPLIERS:
-        raise ValueError(f'supplier must be one of {sorted(SUPPLIERS)} or a dict with such a type, got {spec!r}')
-    try:
-        return SUPPLIERS[name](**options)
-    except TypeError as error:
-        raise ValueError(f'supplier {name!r} does not take these options: {options} ({error})') from None
+    return build('supplier', spec, SupplierRule, SUPPLIERS)

@@ -7,7 +7,7 @@ from mmpose.registry import KEYPOINT_CODECS, TRANSFORMS
 
 from hdm_mmpose.components import DotAnnotationCodec, SubPixelDecoder
 from hdm_mmpose.components.alignment import ALIGNMENTS
-from hdm_mmpose.transport.demanders import centroid, dot_demanders, naive_demander
+from hdm_mmpose.transport import centroid, dot_demanders, naive_demander
 
 INPUT, HEATMAP = (56, 72), (14, 9)  # W x H; strides 4 and 8
 W, H = HEATMAP

@@ -68,7 +68,7 @@ def test_agrees_with_pot(supplier, epsilon):
     output = torch.randn(1, K, H, W, dtype=torch.float64, requires_grad=True)
     coordinates = dots()[:1].double()
     loss = EMDHeatmapLoss(
-        epsilon=epsilon, supplier=supplier, potential='shannon', ground_distance='euclidean', cross_entropy_weight=0.0, reduction='none'
+        epsilon=epsilon, supplier=supplier, objective='shannon', ground_distance='euclidean', cross_entropy_weight=0.0, reduction='none'
     )(output, coordinates)
     gradient = gradient_of(loss.sum(), output)[0].flatten(1).numpy()
     rule: SupplierRule = build_supplier(supplier)
@@ -151,7 +151,7 @@ def test_an_empty_target_is_no_annotation(cross_entropy_weight, weights):
     assert value[1, 2] == 0 and (value > 0).sum() == B * K - 1
     gradient = gradient_of(value.sum(), output)
     assert (gradient[1, 2] == 0).all() and gradient.isfinite().all()
-    assert not loss.last_step.counts[1, 2] and loss.last_step.dots.isfinite().all()
+    assert not loss.last_step.valid[1, 2] and loss.last_step.dots.isfinite().all()
 
 
 @pytest.mark.parametrize('weight', [-1.0, float('nan')])
@@ -162,10 +162,10 @@ def test_weights_that_make_no_sense_are_refused(weight):
         EMDHeatmapLoss()(heatmaps(), dots(), weights)
 
 
-@pytest.mark.parametrize('potential', ['shannon', 'product'])
-def test_the_naive_variant_counts_from_the_cell_that_holds_the_dot(potential):
+@pytest.mark.parametrize('objective', ['shannon', 'product'])
+def test_the_naive_variant_counts_from_the_cell_that_holds_the_dot(objective):
     target = dots()
-    loss = EMDHeatmapLoss(potential=potential, subpixel=False)
+    loss = EMDHeatmapLoss(objective=objective, subpixel=False)
     assert not loss.options.unbiased
     output = heatmaps()
     assert torch.equal(loss(output, target), loss(output, (target + 0.5).floor()))
@@ -232,13 +232,13 @@ def test_cross_entropy_is_added():
     assert torch.equal(default(output, target, weights), half(output, target, weights))
 
 
-@pytest.mark.parametrize(('potential', 'supplier', 'unbiased', 'weight'), [
+@pytest.mark.parametrize(('objective', 'supplier', 'unbiased', 'weight'), [
     ('product', 'softmax', True, 0.5), ('shannon', 'softplus', False, 0.5), ('product', 'relu', True, 0.0),
     ('sharp', 'relu_surrogate', False, 0.0)])
-def test_defaults_follow_what_exists(potential, supplier, unbiased, weight):
+def test_defaults_follow_what_exists(objective, supplier, unbiased, weight):
     """Unbiased demanders where there are any, a cross-entropy where it is finite."""
-    loss = EMDHeatmapLoss(potential=potential, supplier=supplier)
-    assert loss.options.unbiased is unbiased and loss.cross_entropy_weight == weight
+    loss = EMDHeatmapLoss(objective=objective, supplier=supplier)
+    assert loss.options.unbiased is unbiased and loss.options.cross_entropy_weight == weight
 
 
 def test_epsilon_from_the_letters_of_the_paper():
@@ -253,11 +253,11 @@ def test_epsilon_from_the_letters_of_the_paper():
 def test_the_setting_of_the_paper():
     """Eq. 5: a sum over joints, a mean over pictures, of what 1000 Sinkhorn iterations leave of <C, p>."""
     paper = EMDHeatmapLoss(
-        entropic_lambda=1, cell_size=4, potential='shannon', supplier='relu', solver='sinkhorn', num_iters=1000,
+        entropic_lambda=1, cell_size=4, objective='shannon', supplier='relu', solver='sinkhorn', num_iters=1000,
         ground_distance='euclidean', reduction='sum'
     )
     output, target = heatmaps(), dots()
-    how = EMDOptions(0.25, supplier=build_supplier('relu'))
+    how = EMDOptions(0.25, 'shannon', 'relu', ground_distance='euclidean')
     expected = emd(output.flatten(0, 1), target.flatten(0, 1), how).cost.sum() / B
     assert torch.allclose(paper(output, target), expected, rtol=1e-5)
 
@@ -297,8 +297,8 @@ def test_the_last_step_is_kept_on_request_only():
     loss(output, dense(target), weights)
     step = loss.last_step
     assert torch.equal(step.heatmaps, output.detach()) and not step.heatmaps.requires_grad
-    assert torch.equal(step.counts, weights > 0)
-    assert torch.allclose(step.dots[step.counts], target[step.counts], atol=1e-5)
+    assert torch.equal(step.valid, weights > 0)
+    assert torch.allclose(step.dots[step.valid], target[step.valid], atol=1e-5)
     assert step.marginal_error.shape == (B, K) and step.marginal_error.max() < 1e-5
 
 
@@ -310,7 +310,7 @@ def test_it_has_no_parameters_or_state():
     ('options', 'message'),
     [
         (dict(reduction='median'), r"reduction must be one of \('mean', 'sum', 'none'\), got 'median'"),
-        (dict(potential='dull'), "potential must be one of .* got 'dull'"),
+        (dict(objective='dull'), "objective must be one of .* got 'dull'"),
         (dict(supplier='gelu'), "supplier must be one of .* got 'gelu'"),
         (dict(supplier=dict(type='softplus', beta=1)), "supplier 'softplus' does not take these options"),
         (dict(solver='adam'), "solver must be one of .* got 'adam'"),
@@ -326,18 +326,18 @@ def test_it_has_no_parameters_or_state():
         (dict(loss_weight=-1), 'loss_weight must be a finite number >= 0, got -1'),
         (dict(cross_entropy_weight=float('nan')), 'cross_entropy_weight must be a finite number >= 0, got nan'),
         (dict(cross_entropy_weight=1, supplier='relu'), "cross_entropy_weight must be 0 with supplier 'relu'"),
-        (dict(unbiased=True), "unbiased demanders exist for potential='product' only"),
+        (dict(unbiased=True), "unbiased demanders exist for objective='product' only"),
         (dict(epsilon=1, entropic_lambda=1, cell_size=4), 'epsilon must be left out when entropic_lambda and cell_size are given'),
         (dict(entropic_lambda=1), 'entropic_lambda and cell_size must be given together, got 1 and None'),
-        (dict(entropic_lambda=0, cell_size=4), 'entropic_lambda must be a finite number > 0, got 0'),
-        (dict(entropic_lambda=1, cell_size='4'), "cell_size must be a finite number > 0, got '4'"),
+        (dict(entropic_lambda=0, cell_size=4), 'entropic_lambda must be a positive finite number, got 0'),
+        (dict(entropic_lambda=1, cell_size='4'), "cell_size must be a positive finite number, got '4'"),
     ],
     ids=str,
 )
 def test_bad_options_are_named(options, message):
-    # the default potential is not the subject here
+    # the default objective is not the subject here
     with pytest.raises(ValueError, match=message):
-        EMDHeatmapLoss(**{'potential': 'shannon', **options})
+        EMDHeatmapLoss(**{'objective': 'shannon', **options})
 
 
 def test_unknown_options_are_named():
@@ -348,13 +348,13 @@ def test_unknown_options_are_named():
 @pytest.mark.parametrize(
     ('output', 'target', 'weights', 'message'),
     [
-        ((K, H, W), (K, 2), None, r'output must have shape \(B, K, H, W\), got \(4, 7, 5\)'),
+        ((K, H, W), (K, 2), None, r'output must have shape \(B, K, H, W\) .* got \(4, 7, 5\)'),
         ((B, K, H, W), (B, K - 1, 2), None, r'target must have the shape of output, .* or \(B, K, 2\) = .* got \(3, 3, 2\)'),
         ((B, K, H, W), (B, K, W, H), None, r'target must have the shape of output, .* got \(3, 4, 5, 7\)'),
         ((B, K, H, W), (B, K, 3), None, r'target must .* got \(3, 4, 3\)'),
         ((B, K, H, W), (B, K, 2), (B, K - 1), r'target_weights must have shape \(B, K\) = \(3, 4\), got \(3, 3\)'),
         ((B, K, H, W), (B, K, 2), (B, K, 2), r'target_weights must have shape .* got \(3, 4, 2\)'),
-        ((B, K, 1, W), (B, K, 2), None, r'heatmap must have .* at least 2 x 2 cells'),
+        ((B, K, 1, W), (B, K, 2), None, r'output must have .* at least 2 x 2 cells'),
     ],
 )
 def test_shapes_must_fit(output, target, weights, message):
@@ -367,7 +367,7 @@ def test_coordinates_of_a_joint_that_counts_must_be_finite():
     target = dots()
     target[0, 0, 1] = float('nan')
     for weights in (None, torch.ones(B, K)):
-        with pytest.raises(ValueError, match='target must hold finite coordinates for every joint of positive weight'):
+        with pytest.raises(ValueError, match='target must be finite for every joint of positive weight'):
             EMDHeatmapLoss()(heatmaps(), target, weights)
 
 
@@ -377,7 +377,7 @@ def loss_and_inputs(device: str = 'cpu', dense: bool = False, dtype: torch.dtype
     output = torch.randn(2, 3, 9, 7, device=device, dtype=dtype).requires_grad_()
     target = torch.rand((2, 3, 9, 7) if dense else (2, 3, 2), device=device) * 6
     weights = torch.tensor([[1.0, 0.0, 1.0], [0.5, 1.0, 1.0]], device=device)
-    return EMDHeatmapLoss(epsilon=0.5, potential='product', **options), output, target, weights
+    return EMDHeatmapLoss(epsilon=0.5, objective='product', **options), output, target, weights
 
 
 def value_and_gradient(loss, output, target, weights):

@@ -8,6 +8,7 @@ from torch import nn
 
 from hdm_mmpose.components.emd_heatmap_loss import EMDHeatmapLoss
 from hdm_mmpose.components.epsilon_schedule_hook import EpsilonScheduleHook
+from hdm_mmpose.features import HAS_CUSTOM_OPERATORS
 
 
 def runner_of(model, iteration=0, iterations=100):
@@ -21,15 +22,7 @@ def test_descends_geometrically_and_stays():
     assert hook.epsilon(0.8) == hook.epsilon(1.0) == pytest.approx(0.125)
 
 
-def test_few_values_each_of_them_for_many_iterations_in_a_row():
-    hook = EpsilonScheduleHook(start=2.0, end=0.1, until=0.75)
-    values = [hook.epsilon(iteration / 1000) for iteration in range(1000)]
-    assert list(dict.fromkeys(values)) == sorted(set(values), reverse=True) == pytest.approx([2 * 20 ** (-k / 4) for k in range(5)])
-    assert values[0] == 2.0 and values[-1] == values[750] == 0.1
-    steady = [2 * 20 ** -min(iteration / 750, 1) for iteration in range(1000)]
-    assert all(wanted / 20 ** 0.126 <= value <= wanted * 20 ** 0.126 for value, wanted in zip(values, steady))
-
-
+@pytest.mark.skipif(not HAS_CUSTOM_OPERATORS, reason='this torch compiles around the loss')
 def test_a_compiled_loss_stays_compiled():
     torch._dynamo.reset()
     torch._dynamo.utils.counters.clear()
@@ -39,12 +32,12 @@ def test_a_compiled_loss_stays_compiled():
     for iteration in range(40):
         hook.before_train_iter(runner_of(None, iteration, 40), 0)
         compiled(torch.zeros(2, 3, 7, 6), torch.ones(2, 3, 2))
-    assert torch._dynamo.utils.counters['stats']['unique_graphs'] == 5
+    assert torch._dynamo.utils.counters['stats']['unique_graphs'] == 1
 
 
 def test_every_loss_of_the_model_follows_and_nothing_else_changes():
     model = nn.ModuleDict({
-        'a': EMDHeatmapLoss(epsilon=1.0, potential='product', unbiased=True),
+        'a': EMDHeatmapLoss(epsilon=1.0, objective='product', unbiased=True),
         'b': nn.ModuleList([EMDHeatmapLoss(supplier='relu')]),
         'c': nn.Linear(2, 2)})
     hook = EpsilonScheduleHook(start=4.0, end=1.0, until=1)
@@ -52,7 +45,7 @@ def test_every_loss_of_the_model_follows_and_nothing_else_changes():
     hook.before_train_iter(runner_of(model, 50), 0)
     for loss in (model['a'], model['b'][0]):
         assert loss.options.epsilon == pytest.approx(2)
-    assert (model['a'].options.potential, model['a'].options.unbiased) == ('product', True)
+    assert (model['a'].options.objective, model['a'].options.unbiased) == ('product', True)
     assert model['b'][0].options.supplier.name == 'relu'
 
 

@@ -12,8 +12,8 @@ from mmpose.codecs import MSRAHeatmap, UDPHeatmap
 
 from hdm_mmpose.components import DotAnnotationCodec, EMDHeatmapLoss, HeatmapPictureHook, SubPixelDecoder
 from hdm_mmpose.components.alignment import ALIGNMENTS, Alignment
-from hdm_mmpose.components.emd_heatmap_loss import LastStep
 from hdm_mmpose.components.heatmap_picture_hook import as_bgr, decoder_beside, draw_tile, draw_tiles, reader_of
+from hdm_mmpose.transport import LastStep
 from tests.tiny_training import draw, tiny_config, train
 
 WIDTH, HEIGHT, STRIDE = 9, 11, 8

@@ -36,7 +36,7 @@ def test_distance_is_what_mass_travels_in_input_pixels() -> None:
                        for _ in range(2))
     weights = (torch.arange(15).view(3, 5) % 4 > 0).float()
     step = step_of(EMDHeatmapLoss(supplier='relu'), one_hot(predicted), dots.float(), weights)
-    joints, distance, dead, error = module.measure(step, EMDHeatmapLoss(supplier='relu').options, WIDTH * STRIDE).tolist()
+    joints, distance, dead, _, error = module.measure(step, EMDHeatmapLoss(supplier='relu').options, WIDTH * STRIDE).tolist()
     wanted = STRIDE * ((dots - predicted).double().norm(dim=-1) * weights).sum()
     # relu lets no gradient into empty cells: all mass in one wrong cell stays there
     assert joints == weights.sum() and dead == ((dots != predicted).any(-1) * weights).sum() > 0 and error < 1e-5
@@ -48,7 +48,7 @@ def test_distance_does_not_depend_on_what_is_minimised() -> None:
     measured = []
     for options in (dict(unbiased=True), dict(
             unbiased=False, ground_distance=dict(type='saturated', scale=1.5), cross_entropy_weight=2.0, loss_weight=9.0)):
-        loss = EMDHeatmapLoss(epsilon=0.25, potential='product', **options)
+        loss = EMDHeatmapLoss(epsilon=0.25, objective='product', **options)
         measured.append(module.measure(step_of(loss, maps, dots), loss.options, WIDTH * STRIDE))
     assert measured[0][1] == measured[1][1]
 
@@ -58,7 +58,7 @@ def test_a_perfect_map_is_no_distance_away_whatever_epsilon_the_loss_has(epsilon
     dots = torch.rand(3, 5, 2, generator=torch.Generator().manual_seed(1)) * torch.tensor([WIDTH - 1.0, HEIGHT - 1.0])
     encoded = [DotAnnotationCodec((WIDTH, HEIGHT), (WIDTH, HEIGHT)).encode(each[None].numpy())['heatmaps'] for each in dots]
     loss = EMDHeatmapLoss(epsilon=epsilon, supplier='relu', solver='sinkhorn', num_iters=1)
-    joints, distance, dead, _ = module.measure(step_of(loss, torch.tensor(np.array(encoded)), dots), loss.options, WIDTH * STRIDE)
+    joints, distance, dead, _, _ = module.measure(step_of(loss, torch.tensor(np.array(encoded)), dots), loss.options, WIDTH * STRIDE)
     assert distance / joints < 1e-3 * STRIDE and dead == 0
 
 
@@ -109,7 +109,7 @@ def runner_of(model: nn.Module, interval: int = 3) -> SimpleNamespace:
 
 def test_measures_only_when_a_line_is_written(monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
-    monkeypatch.setattr(module, 'measure', lambda *_: asked.append(index) or torch.tensor([2.0, 8.0, 1.0, 0.5]).double())
+    monkeypatch.setattr(module, 'measure', lambda *_: asked.append(index) or torch.tensor([2.0, 8.0, 1.0, 0.0, 0.5]).double())
     loss = EMDHeatmapLoss()
     runner, hook = runner_of(nn.Sequential(loss)), TransportMonitorHook()
     hook.before_train(runner)

@@ -154,7 +154,7 @@ def test_the_default_is_the_transport_cost_without_a_companion():
                          ids=lambda path: path.stem)
 def test_configs_of_the_curves_log_the_transport_cost_alone(path):
     (hook,) = [each for each in Config.fromfile(path).custom_hooks if each['type'] == 'ValidationLossHook']
-    assert HOOKS.build(hook).emd.cross_entropy_weight == 0
+    assert HOOKS.build(hook).emd.options.cross_entropy_weight == 0
 
 
 def tiny_cpm(stages: int = 3) -> torch.nn.Module:

@@ -14,7 +14,7 @@ from hdm_mmpose.components import EMDHeatmapLoss, SubPixelDecoder
 
 OPTIONS = dict(
     epsilon=[0.25, 1.0, 0.1, 0.03, 5.0, 100.0, 1e-4, 0, -1, float('nan'), None, 'small'],
-    potential=['shannon', 'product', 'sharp', 'other'],
+    objective=['shannon', 'product', 'sharp', 'other'],
     supplier=['relu', 'softplus', 'softmax', 'relu_surrogate', dict(type='softplus', sharpness=0.3),
               dict(type='softmax', sharpness=40), dict(type='softplus', sharpness=-1), 'sigmoid'],
     solver=['newton', 'sinkhorn', 'simplex'],

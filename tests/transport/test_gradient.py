@@ -4,11 +4,11 @@ import pytest
 import torch
 
 from hdm_mmpose.transport import (
-    POTENTIALS,
+    OBJECTIVES,
     TransportProblem,
     build_ground_distance,
     dot_demanders,
-    objective,
+    objective_value,
     solve_newton,
     supplier_gradient,
 )
@@ -17,25 +17,25 @@ from tests.transport.families import GROUND_DISTANCES, centred, problem_of, rand
 SIZE = (5, 6)
 
 
-def objective_at(suppliers, problem, potential):
+def objective_at(suppliers, problem, objective):
     moved = TransportProblem(suppliers, problem.demanders, problem.epsilon, problem.ground_distance)
-    return objective(solve_newton(moved, tolerance=1e-15, max_steps=60), potential)
+    return objective_value(solve_newton(moved, tolerance=1e-15, max_steps=60), objective)
 
 
 @pytest.mark.filterwarnings('ignore:The transport solver left')
-@pytest.mark.parametrize('potential', POTENTIALS)
+@pytest.mark.parametrize('objective', OBJECTIVES)
 @pytest.mark.parametrize('epsilon', [0.1, 0.25, 1, 4])
 @pytest.mark.parametrize('ground', GROUND_DISTANCES)
-def test_is_the_derivative_of_the_objective(potential, epsilon, ground):
+def test_is_the_derivative_of_the_objective(objective, epsilon, ground):
     """Central differences along random directions that keep the total mass."""
     problem = problem_of('noise', epsilon, ground, size=SIZE)
-    gradient = supplier_gradient(solve_newton(problem), potential)
+    gradient = supplier_gradient(solve_newton(problem), objective)
     for _ in range(4):
         direction = torch.randn_like(problem.suppliers) * problem.suppliers
         direction = direction - direction.sum((1, 2), keepdim=True) * problem.suppliers
         step = 1e-4
-        ahead = objective_at(problem.suppliers + step * direction, problem, potential)
-        behind = objective_at(problem.suppliers - step * direction, problem, potential)
+        ahead = objective_at(problem.suppliers + step * direction, problem, objective)
+        behind = objective_at(problem.suppliers - step * direction, problem, objective)
         slope = (gradient * direction.flatten(1)).sum(1)
         assert torch.allclose((ahead - behind) / (2 * step), slope, rtol=1e-6, atol=1e-8)
 
@@ -47,9 +47,9 @@ def test_values_of_the_objectives_by_their_definitions():
     plan = result.plan
     cost = (plan * problem.cost()).sum((1, 2))
     product = torch.where(plan > 0, plan * (plan / (supply * demand)).log(), 0).sum((1, 2))
-    assert torch.allclose(objective(result, 'sharp'), cost, atol=1e-12)
-    assert torch.allclose(objective(result, 'product'), cost + 0.4 * product, atol=1e-12)
-    assert torch.allclose(objective(result, 'shannon'), cost - 0.4 * torch.special.entr(plan).sum((1, 2)), atol=1e-12)
+    assert torch.allclose(objective_value(result, 'sharp'), cost, atol=1e-12)
+    assert torch.allclose(objective_value(result, 'product'), cost + 0.4 * product, atol=1e-12)
+    assert torch.allclose(objective_value(result, 'shannon'), cost - 0.4 * torch.special.entr(plan).sum((1, 2)), atol=1e-12)
 
 
 def test_shannon_is_product_plus_the_logarithm_of_the_masses():
@@ -73,8 +73,8 @@ def test_all_three_agree_when_nothing_is_regularised():
     result = solve_newton(problem)
     x, y = torch.meshgrid(torch.arange(40.0), torch.arange(6.0), indexing='xy')
     distance = ((x - 2.3) ** 2 + (y - 3.6) ** 2).sqrt().flatten()[None].double()
-    for potential in POTENTIALS:
-        found = supplier_gradient(result, potential)
+    for objective in OBJECTIVES:
+        found = supplier_gradient(result, objective)
         assert (centred(found, problem.suppliers) - centred(distance, problem.suppliers)).abs().max() < 0.8
 
 
@@ -98,8 +98,8 @@ def test_sharp_is_exact_in_float32_on_narrow_peaks(epsilon, ground):
     assert found.abs().max() < 20
 
 
-def test_unknown_potentials_are_named():
+def test_unknown_objectives_are_named():
     result = solve_newton(problem_of('flat', 1))
-    for function in (supplier_gradient, objective):
-        with pytest.raises(ValueError, match="potential must be one of .*'shannon'.* got 'sinkhorn'"):
+    for function in (supplier_gradient, objective_value):
+        with pytest.raises(ValueError, match="objective must be one of .*'shannon'.* got 'sinkhorn'"):
             function(result, 'sinkhorn')

@@ -15,8 +15,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import hdm_mmpose.transport.newton as newton
+from hdm_mmpose import checks
 from hdm_mmpose.transport import (
-    POTENTIALS,
+    OBJECTIVES,
     TransportProblem,
     build_ground_distance,
     dot_demanders,
@@ -45,11 +46,11 @@ TOLERANCE = {torch.float64: 1e-9, torch.float32: 2e-5}
 SOME_DOTS = dots_in(SIZE)[[0, 6]]
 
 
-def gradients_of(result, potential, suppliers):
+def gradients_of(result, objective, suppliers):
     """(J, N) as ``Exact`` gives them; 0 where the logarithm of ``shannon`` has been cut off."""
-    values = supplier_gradient(result, potential)
+    values = supplier_gradient(result, objective)
     masses = suppliers.flatten(1)
-    if potential == 'shannon':
+    if objective == 'shannon':
         return np.where(masses > torch.finfo(masses.dtype).tiny, centred(values, suppliers), 0)
     return centred(values, suppliers)
 
@@ -65,13 +66,13 @@ def test_value_potentials_and_gradients_are_exact(family, epsilon, dtype):
         assert result.converged.all()
         assert result.transport_cost.numpy() == pytest.approx(exact.cost, rel=TOLERANCE[dtype], abs=TOLERANCE[dtype] / 10)
         size = np.abs(exact.product).max(1)
-        for potential in POTENTIALS:
-            found, wanted = gradients_of(result, potential, problem.suppliers), getattr(exact, potential)
-            if potential == 'shannon':
+        for objective in OBJECTIVES:
+            found, wanted = gradients_of(result, objective, problem.suppliers), getattr(exact, objective)
+            if objective == 'shannon':
                 wanted = np.where(problem.suppliers.flatten(1) > torch.finfo(dtype).tiny, wanted, 0)
             error = np.abs(found - wanted).max(1)
             allowed = TOLERANCE[dtype] * size + ill_posed(family, epsilon, dtype)
-            assert (error <= allowed).all(), (ground, potential, error, allowed)
+            assert (error <= allowed).all(), (ground, objective, error, allowed)
         if not ill_posed(family, epsilon, dtype):
             mass = problem.demanders.mass.double()
             b = (result.b - result.b.gather(1, mass.argmax(1, keepdim=True))).double().numpy()
@@ -108,9 +109,9 @@ def test_agrees_with_converged_sinkhorn(epsilon):
     newton_result = solve_newton(problem)
     reference = solve_sinkhorn(problem, 20_000, tolerance=2e-15)
     assert torch.allclose(newton_result.transport_cost, reference.transport_cost, rtol=1e-9, atol=1e-11)
-    for potential in POTENTIALS:
-        found = gradients_of(newton_result, potential, problem.suppliers)
-        wanted = gradients_of(reference, potential, problem.suppliers)
+    for objective in OBJECTIVES:
+        found = gradients_of(newton_result, objective, problem.suppliers)
+        wanted = gradients_of(reference, objective, problem.suppliers)
         assert (np.abs(found - wanted).max(1) <= 1e-9 * np.abs(wanted).max(1) + 1e-12).all()
 
 
@@ -126,9 +127,9 @@ def test_agrees_with_twenty_thousand_sinkhorn_iterations(epsilon, ground):
     assert ((found.transport_cost - reference.transport_cost).abs() <= slack).all()
     assert found.marginal_error.max() <= max(1e-13, reference.marginal_error.max())
     exact_enough = (reference.marginal_error < 1e-13).numpy() & (epsilon > 0.05)
-    for potential in POTENTIALS:
-        one = gradients_of(found, potential, problem.suppliers)
-        other = gradients_of(reference, potential, problem.suppliers)
+    for objective in OBJECTIVES:
+        one = gradients_of(found, objective, problem.suppliers)
+        other = gradients_of(reference, objective, problem.suppliers)
         error = np.abs(one - other).max(1)
         assert (error[exact_enough] <= 1e-9 * np.abs(other).max(1)[exact_enough] + 1e-9).all()
 
@@ -198,10 +199,10 @@ def test_always_converges(case, dtype):
         warnings.simplefilter('error')
         result = solve_newton(drawn(case, dtype))
     assert result.converged.all()
-    for potential in POTENTIALS:
-        gradient = supplier_gradient(result, potential)
+    for objective in OBJECTIVES:
+        gradient = supplier_gradient(result, objective)
         assert gradient.isfinite().all()
-        if potential != 'shannon':
+        if objective != 'shannon':
             # costs on the map differ by at most its diagonal, and demanders add one square and their logarithms
             reach = float(torch.tensor(case['size'], dtype=torch.float64).norm()) + 6
             assert (gradient.amax(1) - gradient.amin(1)).max() <= reach
@@ -330,7 +331,7 @@ def hard(**options):
 
 
 def test_what_has_not_converged_is_reported_and_warned_about_once(monkeypatch):
-    monkeypatch.setattr(newton, '_warned', False)
+    monkeypatch.setattr(checks, '_said', set())
     with pytest.warns(UserWarning, match=r'left a marginal error of .* at epsilon = 0.02 heatmap cells.*This is said once') as said:
         result = solve_newton(hard(), max_steps=1)
         again = solve_newton(hard(), max_steps=1)
@@ -343,7 +344,7 @@ def test_what_has_not_converged_is_reported_and_warned_about_once(monkeypatch):
 
 
 def test_the_fallback_never_makes_it_worse(monkeypatch):
-    monkeypatch.setattr(newton, '_warned', True)
+    monkeypatch.setattr(checks, '_said', {'solver'})
     errors = []
     for iterations in (0, 1, 20, 200):
         monkeypatch.setattr(newton, 'FALLBACK', iterations)
@@ -353,14 +354,14 @@ def test_the_fallback_never_makes_it_worse(monkeypatch):
 
 
 def test_converging_problems_do_not_warn(monkeypatch):
-    monkeypatch.setattr(newton, '_warned', False)
+    monkeypatch.setattr(checks, '_said', set())
     with warnings.catch_warnings():
         warnings.simplefilter('error')
         assert solve_newton(hard()).converged.all()
 
 
 def test_a_map_that_is_not_finite_neither_hangs_nor_disturbs(monkeypatch):
-    monkeypatch.setattr(newton, '_warned', False)
+    monkeypatch.setattr(checks, '_said', set())
     clean = solve_newton(problem_of('noise', 0.25))
     problem = problem_of('noise', 0.25)
     problem.suppliers[1] = float('nan')

@@ -27,8 +27,8 @@ def test_every_gradient_is_the_distance_itself():
     problem = single()
     result = solve_single_demander(problem)
     distance = centred(problem.cost()[:, 0], problem.suppliers)
-    for potential in ('product', 'sharp'):
-        assert torch.allclose(centred(gradient_of(result, potential), problem.suppliers), distance, atol=1e-13)
+    for objective in ('product', 'sharp'):
+        assert torch.allclose(centred(gradient_of(result, objective), problem.suppliers), distance, atol=1e-13)
     logarithm = centred(problem.suppliers.flatten(1).log(), problem.suppliers)
     shannon = centred(gradient_of(result, 'shannon'), problem.suppliers)
     assert torch.allclose(shannon, distance + 0.3 * logarithm, atol=1e-13)

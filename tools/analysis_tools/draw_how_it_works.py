@@ -17,14 +17,14 @@ import torch
 from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-from hdm_mmpose.transport import EMDOptions, TransportProblem, build_supplier, dot_demanders, emd, solve  # noqa: E402
+from hdm_mmpose.transport import EMDOptions, TransportProblem, dot_demanders, emd, solve  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[2]
 SIZE = (9, 14)  # H, W in cells
 DOT = (10.35, 2.6)  # x, y in cells: where the joint is
 BLOB = (3.2, 5.9)  # x, y in cells: where the network sees it
 SIGMA = 1.1  # cells, of the blob and of the Gaussian that MSE trains towards
-OPTIONS = EMDOptions(epsilon=0.25, potential='product', supplier=build_supplier('relu'))  # Eq. 3, Euclidean distance
+OPTIONS = EMDOptions(0.25, 'product', 'relu', unbiased=False, ground_distance='euclidean')  # Eq. 3
 SHOWN = 2e-3  # share of the mass from which a path is drawn
 COLOURS = ('tab:red', 'tab:orange', 'tab:green', 'tab:purple')  # of the four cells
 PIXELS = 1200  # width of the picture; a README shows about 800

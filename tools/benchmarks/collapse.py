@@ -26,9 +26,8 @@ from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from hdm_mmpose.decoding import read_heatmap  # noqa: E402
-from hdm_mmpose.transport import EMDOptions, build_supplier  # noqa: E402
+from hdm_mmpose.transport import SUPPLIERS, DotLoss, EMDOptions  # noqa: E402
 from tools.benchmarks.measuring import conditions, machine, write_json  # noqa: E402
-from tools.benchmarks.transport_benchmark import defaults  # noqa: E402
 from tools.dataset_converters.make_demo_data import SPLITS, make_picture  # noqa: E402
 from tools.pages import table  # noqa: E402
 
@@ -46,33 +45,37 @@ WRONG = 1.0  # in cells: a map that is still and further off than this is stuck;
 
 @dataclass(frozen=True)
 class Setting:
-    """A loss: the transport cost, plus ``cross_entropy`` times the cross-entropy with the dot in nats."""
+    """A loss: the transport cost plus, if its options say so, the cross-entropy."""
 
     options: EMDOptions
-    cross_entropy: float = 0.0
 
     def __str__(self) -> str:
         options = self.options
-        parts = [options.potential]
+        parts = [options.objective]
         parts += [options.ground_distance.name] if options.ground_distance.name != 'euclidean' else []
         parts += ['unbiased'] if options.unbiased else []
         parts += [f'epsilon {options.epsilon:g}'] if options.epsilon != EPSILON else []
-        return ', '.join(parts) + (f' + {self.cross_entropy:g} CE' if self.cross_entropy else '')
+        return ', '.join(parts) + (f' + {options.cross_entropy_weight:g} CE' if options.cross_entropy_weight else '')
 
     def values(self, maps: Tensor, dots: Tensor) -> Tensor:
         """(J,) from maps (J, H, W) and dots (J, 2) in cells, x then y."""
-        return defaults.with_cross_entropy(maps, dots, self.options, self.cross_entropy)
+        return DotLoss(self.options)(maps[None], dots[None])[0]
 
 
-def _paper(supplier: str, potential: str) -> Setting:
-    return Setting(EMDOptions(EPSILON, potential, build_supplier(supplier)))
+def _paper(supplier: str, objective: str) -> Setting:
+    return Setting(EMDOptions(
+        EPSILON, objective, supplier, unbiased=False, ground_distance='euclidean', cross_entropy_weight=0.0, reduction='none'))
+
+
+def _default(**changes) -> Setting:
+    return Setting(EMDOptions(reduction='none', **changes))
 
 
 # The first is the paper's own reading of its equations, the last what the package does by default, before it without its companion.
 SETTINGS = (
     _paper('relu', 'shannon'), _paper('relu', 'product'), _paper('relu_surrogate', 'shannon'), _paper('relu_surrogate', 'product'),
     _paper('softplus', 'shannon'), _paper('softplus', 'product'), _paper('softmax', 'product'),
-    Setting(defaults.OPTIONS), Setting(defaults.OPTIONS, defaults.CROSS_ENTROPY_WEIGHT),
+    _default(cross_entropy_weight=0.0), _default(),
 )
 
 
@@ -240,7 +243,7 @@ def summary_table(runs: list[Run]) -> str:
         some = [run for run in runs if (run.supplier, run.loss) == (supplier, loss)]
         shares = {what: [_percent([run.worst(what) for run in some]), _percent([getattr(run.end, what) for run in some])]
                   for what in ('empty', 'still', 'stuck')}
-        if build_supplier(supplier).positive:
+        if SUPPLIERS[supplier].positive:
             shares['empty'] = ['cannot be', 'cannot be']
         slopes = [run.end.slope for run in some]
         rows.append([

@@ -25,7 +25,7 @@ from pathlib import Path
 import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-from hdm_mmpose.transport import POTENTIALS, SUPPLIERS  # noqa: E402
+from hdm_mmpose.transport import OBJECTIVES, SUPPLIERS  # noqa: E402
 from tools.benchmarks.measuring import conditions, machine, write_json  # noqa: E402
 from tools.benchmarks.transport_benchmark import accuracy, bias, speed  # noqa: E402
 from tools.jobs import ROOT  # noqa: E402
@@ -74,7 +74,7 @@ def _blocks(arguments: argparse.Namespace) -> list[str]:
 def _speed(arguments: argparse.Namespace) -> tuple[dict[str, str], dict]:
     work = speed.workload(arguments)
     print(f'{work.batch} x {work.joints} maps of {work.size[0]} x {work.size[1]} cells, epsilon = {work.epsilon:g}, '
-          f'{work.supplier}, {work.potential}, {work.dtype}, {work.device}, {torch.get_num_threads()} threads')
+          f'{work.supplier}, {work.objective}, {work.dtype}, {work.device}, {torch.get_num_threads()} threads')
     everybody = speed.contestants(work, not arguments.no_peers, arguments.iterations)
     results = speed.run(work, everybody, arguments.repeats, arguments.slow_repeats)
     bandwidth = speed.bandwidth_of(work)
@@ -114,7 +114,7 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument('--size', type=int, nargs=2, default=(64, 48), metavar=('H', 'W'))
     parser.add_argument('--epsilon', type=float, default=0.25, help='in heatmap cells')
     parser.add_argument('--supplier', choices=sorted(SUPPLIERS), default='softplus')
-    parser.add_argument('--potential', choices=POTENTIALS, default='shannon')
+    parser.add_argument('--objective', choices=OBJECTIVES, default='shannon')
     parser.add_argument('--no-peers', action='store_true')
     parser.add_argument('--repeats', type=int, default=20, help='of the fast losses')
     parser.add_argument('--slow-repeats', type=int, default=3, help='of everything else')

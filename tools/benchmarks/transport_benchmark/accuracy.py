@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from hdm_mmpose.transport import (
-    POTENTIALS,
+    OBJECTIVES,
     Demanders,
     TransportProblem,
     TransportResult,
@@ -115,8 +115,8 @@ def _difference(found: TransportResult, reference: TransportResult) -> float | N
     value = (found.transport_cost - reference.transport_cost).abs() / reference.transport_cost.clamp(min=1e-3)
     worst = [value[good].max().item()]
     largest = _centred(supplier_gradient(reference, 'product'), suppliers).abs().amax(1)
-    for potential in POTENTIALS:
-        one, other = (_centred(supplier_gradient(result, potential), suppliers) for result in (found, reference))
+    for objective in OBJECTIVES:
+        one, other = (_centred(supplier_gradient(result, objective), suppliers) for result in (found, reference))
         size = torch.where(suppliers > 0, other.abs(), 0).amax(1).maximum(largest)
         error = torch.where(suppliers > 0, (one - other).abs(), 0).amax(1) / size
         worst.append(error[good].max().item())

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from hdm_mmpose.decoding import decode_square
-from hdm_mmpose.transport import EMDOptions, TransportProblem, build_supplier, dot_demanders, emd, emd_objective
+from hdm_mmpose.transport import EMDOptions, TransportProblem, dot_demanders, emd, emd_objective
 from tools.pages import table
 
 from .maps import dot_maps, random_dots
@@ -47,12 +47,16 @@ def measure(seed: int, progress=print) -> list[Bias]:
         dots = random_dots(JOINTS, (4, 4), generator) + 2  # away from the border
         rows.append(_shannon(epsilon, dots + torch.tensor([LARGE[1] // 2, LARGE[0] // 2])))
         for name, options in {
-            'product': EMDOptions(epsilon, 'product', build_supplier('relu_surrogate')),
-            'product, unbiased': EMDOptions(epsilon, 'product', build_supplier('relu_surrogate'), unbiased=True),
-            'sharp': EMDOptions(epsilon, 'sharp', build_supplier('relu_surrogate')),
+            'product': _options(epsilon, 'product'),
+            'product, unbiased': _options(epsilon, 'product', True),
+            'sharp': _options(epsilon, 'sharp'),
         }.items():
             rows.append(_descend(name, options, dots))
     return rows
+
+
+def _options(epsilon: float, objective: str, unbiased: bool = False) -> EMDOptions:
+    return EMDOptions(epsilon, objective, 'relu_surrogate', ground_distance='euclidean', unbiased=unbiased)
 
 
 def _shannon(epsilon: float, dots: Tensor) -> Bias:
@@ -67,7 +71,7 @@ def _shannon(epsilon: float, dots: Tensor) -> Bias:
 def _descend(name: str, options: EMDOptions, dots: Tensor) -> Bias:
     """Adam on free maps under Eq. 3, from a flat map; where there may be several minima also from the dot itself."""
     ends, flat = [], torch.ones(len(dots), *SMALL, dtype=dots.dtype)
-    for start in (flat, dot_maps(dots, SMALL)) if options.potential == 'sharp' else (flat,):
+    for start in (flat, dot_maps(dots, SMALL)) if options.objective == 'sharp' else (flat,):
         heatmap = (0.1 * start).requires_grad_()
         optimiser = torch.optim.Adam([heatmap], lr=RATE)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, STEPS)

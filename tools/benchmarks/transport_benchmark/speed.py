@@ -11,11 +11,10 @@ from typing import Callable
 import torch
 from torch import Tensor
 
-from hdm_mmpose.transport import EMDOptions, SupplierRule, build_supplier, centroid, emd
+from hdm_mmpose.transport import DotLoss, EMDOptions, SupplierRule, build_supplier, centroid, emd
 from tools.benchmarks.measuring import copy_bandwidth, peak_memory, summary, time_in_turns
 from tools.pages import table
 
-from . import defaults
 from .maps import dot_maps, network_like, random_dots
 from .peers import Peer, PeerLoss, installed_peers, plain_log_sinkhorn
 
@@ -47,11 +46,11 @@ class Workload:
     size: tuple[int, int]
     epsilon: float
     supplier: SupplierRule
-    potential: str
+    objective: str
     dtype: torch.dtype
     device: str
     seed: int
-    default_epsilon: float = defaults.OPTIONS.epsilon
+    default_epsilon: float = EMDOptions().epsilon
 
     @property
     def cells(self) -> int:
@@ -63,7 +62,7 @@ class Workload:
 
     def options(self, **others) -> EMDOptions:
         """The setting as ours takes it."""
-        return EMDOptions(self.epsilon, self.potential, self.supplier, **others)
+        return EMDOptions(self.epsilon, self.objective, self.supplier, unbiased=False, ground_distance='euclidean', **others)
 
 
 @dataclass
@@ -149,23 +148,20 @@ def ours(work: Workload, **options) -> Contestant:
     def each(maps: Tensor, targets: Tensor) -> Tensor:
         return emd(maps, targets, work.options(**options)).cost
 
-    return Contestant(loss_of(each), each, exact_values(work, work.potential))
+    return Contestant(loss_of(each), each, exact_values(work, work.objective))
 
 
 def package_default(work: Workload, backend: str) -> Contestant:
     """``EMDHeatmapLoss()``, whatever the workload's setting is; only ``default_epsilon`` changes it."""
-    def values(backend: str) -> Callable[..., Tensor]:
-        options = dataclasses.replace(defaults.OPTIONS, epsilon=work.default_epsilon, backend=backend)
-        return functools.partial(defaults.with_cross_entropy, options=options, weight=defaults.CROSS_ENTROPY_WEIGHT)
+    def module(backend: str, **options) -> DotLoss:
+        return DotLoss(epsilon=work.default_epsilon, backend=backend, **options)
 
-    each = values(backend)
+    def each(backend: str) -> Values:
+        return lambda maps, targets: module(backend, reduction='none')(maps[None], targets[None])[0]
 
-    def step(batch: Batch) -> Tensor:
-        weights = batch.weights.flatten()
-        losses = each(batch.output.flatten(0, 1), batch.target.flatten(0, 1), counts=weights > 0)
-        return torch.where(weights > 0, losses * weights, 0).mean()
-
-    return Contestant(step, each, values('torch'), ALLOWED_WITH_CROSS_ENTROPY)
+    loss = module(backend)
+    return Contestant(lambda batch: loss(batch.output, batch.target, batch.weights), each(backend), each('torch'),
+                      ALLOWED_WITH_CROSS_ENTROPY)
 
 
 def theirs(work: Workload, peer: Peer, times: float = 1.0, note: str = '', timed: Peer | None = None) -> Contestant:
@@ -176,9 +172,9 @@ def theirs(work: Workload, peer: Peer, times: float = 1.0, note: str = '', timed
     return Contestant(loss_of(values(timed or peer)), values(peer), exact_values(work, peer.potential), times=times, note=note)
 
 
-def exact_values(work: Workload, potential: str) -> Values:
+def exact_values(work: Workload, objective: str) -> Values:
     """The transport cost by Newton's method in PyTorch."""
-    options = EMDOptions(work.epsilon, potential, work.supplier, backend='torch')
+    options = dataclasses.replace(work, objective=objective).options(backend='torch')
     return lambda maps, dots: emd(maps, dots, options).cost
 
 
@@ -304,12 +300,12 @@ def result_table(work: Workload, results: dict[str, Result], bandwidth: float | 
 
 def setting_line(work: Workload) -> str:
     """What each row computes, in one sentence."""
-    ours = defaults.OPTIONS
+    ours = EMDOptions()
     return (
-        f'`EMDHeatmapLoss, defaults` is what users get: {ours.supplier}, potential {ours.potential!r}, unbiased demanders, '
-        f'epsilon {work.default_epsilon:g} cells, {ours.ground_distance} distance, plus {defaults.CROSS_ENTROPY_WEIGHT:g} times the '
+        f'`EMDHeatmapLoss, defaults` is what users get: {ours.supplier}, objective {ours.objective!r}, unbiased demanders, '
+        f'epsilon {work.default_epsilon:g} cells, {ours.ground_distance} distance, plus {ours.cross_entropy_weight:g} times the '
         f'cross-entropy with the dot. The rows that compare solvers, ours and others, compute the transport cost alone: '
-        f'{work.supplier}, potential {work.potential!r} (peers: their own), plain demanders, epsilon {work.epsilon:g} cells, '
+        f'{work.supplier}, objective {work.objective!r} (peers: their own), plain demanders, epsilon {work.epsilon:g} cells, '
         f'Euclidean distance.'
     )
 
@@ -366,7 +362,7 @@ def workload(arguments) -> Workload:
     """From the command line."""
     return Workload(
         batch=arguments.batch, joints=arguments.joints, size=tuple(arguments.size), epsilon=arguments.epsilon,
-        supplier=build_supplier(arguments.supplier), potential=arguments.potential,
+        supplier=build_supplier(arguments.supplier), objective=arguments.objective,
         dtype=getattr(torch, arguments.dtype), device=arguments.device, seed=arguments.seed,
     )
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from .demanders import dot_demanders
-from .suppliers import SupplierRule
+from .suppliers import SupplierRule, compute_dtype
 
 
 def cross_entropy(heatmap: Tensor, dots: Tensor, supplier: SupplierRule, blur: float = 0) -> Tensor:
@@ -31,19 +31,19 @@ def cross_entropy(heatmap: Tensor, dots: Tensor, supplier: SupplierRule, blur: f
     Raises:
         ValueError: a rule with cells of mass 0, whose logarithm is minus infinity.
     """
-    lifted = heatmap.float() if heatmap.element_size() < 4 else heatmap
-    log_masses = supplier.log_masses(lifted)
-    height, width = heatmap.shape[1:]
-    dots = dots.to(lifted.dtype)
+    lifted = heatmap.to(compute_dtype(heatmap))
+    masses = dot_masses(dots.to(lifted.dtype), (heatmap.shape[1], heatmap.shape[2]), blur)
+    return -(masses * supplier.log_masses(lifted)).sum((1, 2))
+
+
+def dot_masses(dots: Tensor, size: tuple[int, int], blur: float = 0) -> Tensor:
+    """(J, H, W) the masses of dots (J, 2) on maps of this size, spread by a Gaussian if there is a blur."""
     if blur:
-        # products instead of a dense target; autocast would take them in half precision
-        with torch.autocast(heatmap.device.type, enabled=False):
-            rows, columns = _blurred(dots[:, 1], height, blur), _blurred(dots[:, 0], width, blur)
-            return -((rows[:, None] @ log_masses)[:, 0] * columns).sum(-1)
-    demanders = dot_demanders(dots, (height, width))
-    cell = demanders.position[..., 1] * width + demanders.position[..., 0]
-    cell = cell.long().clamp(0, height * width - 1)  # a NaN dot has NaN masses, and any cell
-    return -(demanders.mass * log_masses.flatten(1).gather(1, cell)).sum(-1)
+        return _blurred(dots[:, 1], size[0], blur)[:, :, None] * _blurred(dots[:, 0], size[1], blur)[:, None]
+    demanders = dot_demanders(dots, size)
+    cell = demanders.position[..., 1] * size[1] + demanders.position[..., 0]
+    cell = cell.nan_to_num(nan=0.0).long()  # a NaN dot has NaN masses, and any cell
+    return dots.new_zeros(len(dots), size[0] * size[1]).scatter_(1, cell, demanders.mass).view(-1, *size)
 
 
 def _blurred(position: Tensor, size: int, blur: float) -> Tensor:
@@ -53,4 +53,4 @@ def _blurred(position: Tensor, size: int, blur: float) -> Tensor:
     reach = torch.minimum(cells, size - 1 - cells)[:, None]
     spread = torch.where(distance <= reach, -((distance / blur) ** 2) / 2, -torch.inf).softmax(-1)
     masses = (1 - (position.clamp(0, size - 1)[:, None] - cells).abs()).clamp(min=0)
-    return masses @ spread
+    return (masses[:, :, None] * spread).sum(1)  # no matrix product, which a GPU may round to TF32
