@@ -2,6 +2,8 @@
 
     python tools/study.py list   configs/lspet/study.yml
     python tools/study.py run    configs/lspet/study.yml --stage screen --jobs 3 --until 16:00
+    python tools/study.py run    configs/lspet/study_pretrained.yml --stage final --only default --seeds 0   # one row and seed
+    python tools/study.py test   configs/lspet/study_pretrained.yml --jobs 2     # the finalists, on people no choice has seen
     python tools/study.py report --out docs/evidence.md configs/lspet/study.yml configs/lspet/study_reduced.yml
 
 Every run is a normal MMPose config in a normal work dir. Finished runs are reused, interrupted ones resumed; one that
@@ -15,7 +17,7 @@ import datetime
 import signal
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -29,8 +31,9 @@ make_plugin_importable()
 
 def run_list(args: argparse.Namespace) -> int:
     study = Study(args.study, args.data_root, args.work_dir)
-    for run in study.runs(args.stage):
-        print(f'{state(study, run):9s} {run.name}')
+    for run in study.runs(args.stage, args.only, args.seeds):
+        tested = ', tested' if (study.folder(run) / 'test.json').exists() else ', finalist' if study.is_finalist(run) else ''
+        print(f'{state(study, run):9s} {run.name}{tested}')
     return 0
 
 
@@ -44,13 +47,13 @@ def state(study: Study, run: StudyRun) -> str:
 
 
 def run_one(args: argparse.Namespace) -> int:
-    from tools.studies.run import perform
+    from tools.studies.run import perform, perform_test
 
     study = Study(args.study, args.data_root, args.work_dir)
     run = next((run for run in study.runs() if run.name == args.run), None)
     if run is None:
         raise SystemExit(f'{args.study} has no run {args.run!r}; see `study.py list`')
-    perform(study, run)
+    (perform_test if args.test else perform)(study, run)
     return 0
 
 
@@ -58,19 +61,41 @@ def run_all(args: argparse.Namespace) -> int:
     """Each run in a process of its own, so that nothing one leaves behind reaches the next."""
     study = Study(args.study, args.data_root, args.work_dir)
     deadline = finish(args)
-    runs = [run for run in study.runs(args.stage) if args.only is None or run.supervision in args.only]
+    runs = list(study.runs(args.stage, args.only, args.seeds))
     first = [run for run in runs if 'start_from' not in study.supervisions[run.supervision]]
+    # those that start from another run's weights come last
+    return at_a_time(args, [first, [run for run in runs if run not in first]], lambda run: launch(study, run, args, deadline))
+
+
+def test_all(args: argparse.Namespace) -> int:
+    """Each finalist once, on the people that no choice has seen.
+
+    Raises:
+        SystemExit: ``--only`` names a supervision that is no finalist of any of the stages.
+    """
+    study = Study(args.study, args.data_root, args.work_dir)
+    deadline = finish(args)
+    runs = [run for run in study.runs(args.stage, args.only, args.seeds) if study.is_finalist(run)]
+    others = sorted(set(args.only or []) - {run.supervision for run in runs})
+    if others:
+        raise SystemExit(f"{', '.join(others)}: not among the 'finalists' of {args.study}, so not to be read on test")
+    return at_a_time(args, [runs], lambda run: launch_test(study, run, args, deadline))
+
+
+def at_a_time(args: argparse.Namespace, batches: list[list[StudyRun]], work: Callable[[StudyRun], str]) -> int:
+    """Do the batches one after the other, ``args.jobs`` runs at a time, and say what was not done and why."""
     failed = []
     signal.signal(signal.SIGTERM, jobs.interrupt)
-    for batch in (first, [run for run in runs if run not in first]):  # those that start from another run's weights come last
+    for batch in batches:
         with ThreadPoolExecutor(args.jobs) as pool:
             try:
-                outcomes = list(pool.map(lambda run: launch(study, run, args, deadline), batch))
+                outcomes = list(pool.map(work, batch))
             except KeyboardInterrupt:
                 jobs.STOP.set()
                 raise
         failed += [f'{run.name}: {outcome}' for run, outcome in zip(batch, outcomes) if outcome]
-    print(f'{len(runs) - len(failed)} of {len(runs)} runs are done')
+    wanted = sum(map(len, batches))
+    print(f'{wanted - len(failed)} of {wanted} runs are done')
     for line in failed:
         print(f'not done: {line}')
     return 1 if failed else 0
@@ -100,12 +125,28 @@ def launch(study: Study, run: StudyRun, args: argparse.Namespace, deadline: floa
     if state(study, run) == 'done' and not start_lacks(study, run):
         same = (study.folder(run) / 'fingerprint').read_text() == fingerprint(study.config(run))
         return '' if same else f'{study.folder(run)} holds a run with other settings: remove it or rename the supervision'
-    command = [sys.executable, str(Path(__file__).resolve()), 'one', str(args.study.resolve()), run.name]
+    return in_child(study, run, args, deadline)
+
+
+def launch_test(study: Study, run: StudyRun, args: argparse.Namespace, deadline: float) -> str:
+    """Read a finalist on the test part in a child process, unless that has been done.
+
+    Returns:
+        Empty if it is done, else why it is not.
+    """
+    if (study.folder(run) / 'test.json').exists():
+        return ''
+    return in_child(study, run, args, deadline, '--test')
+
+
+def in_child(study: Study, run: StudyRun, args: argparse.Namespace, deadline: float, *flags: str) -> str:
+    """Do `study.py one` in a process of its own; why it did not succeed, empty if it did."""
+    command = [sys.executable, str(Path(__file__).resolve()), 'one', str(args.study.resolve()), run.name, *flags]
     for flag, value in (('--data-root', args.data_root), ('--work-dir', args.work_dir)):
         command += [flag, value] if value else []
-    print(f'{time.strftime("%H:%M:%S")} {run.name}', flush=True)
+    print(f'{time.strftime("%H:%M:%S")} {" ".join([run.name, *flags])}', flush=True)
     try:
-        jobs.Job(study.folder(run), ('run',), command, 'output.log').run(deadline, take_over=args.take_over)
+        jobs.Job(study.folder(run), ('test' if flags else 'run',), command, 'output.log').run(deadline, take_over=args.take_over)
     except jobs.JobFailed as failure:
         return str(failure)
     return ''
@@ -125,10 +166,23 @@ def run_measure(args: argparse.Namespace) -> int:
     from tools.studies.run import measure_again
 
     study = Study(args.study, args.data_root, args.work_dir)
-    for run in study.runs(args.stage):
+    for run in study.runs(args.stage, args.only, args.seeds):
         if state(study, run) == 'done':
             measure_again(study, run)
             print(run.name)
+    return 0
+
+
+def run_compare(args: argparse.Namespace) -> int:
+    """The study file's comparisons on one part of the data."""
+    from tools.studies.pairs import compare
+    from tools.studies.report import pairs_table
+
+    study = Study(args.study, args.data_root, args.work_dir)
+    compared = [each for each in compare(study, args.part) if args.stage is None or each['stage'] in args.stage]
+    for stage in dict.fromkeys((each['stage'], each['backbone']) for each in compared):
+        print(f'{" ".join(stage)}, {args.part}: 95 % intervals over people, (lowest and highest seed)')
+        print(pairs_table(study, [each for each in compared if (each['stage'], each['backbone']) == stage]))
     return 0
 
 
@@ -147,17 +201,24 @@ def build_parser() -> argparse.ArgumentParser:
     common.add_argument('--work-dir', help="folder of the runs, instead of the study's")
     for name, run, text in (
             ('list', run_list, 'list the runs and how far they are'), ('run', run_all, 'do the runs'),
+            ('test', test_all, 'read the finalists on the people that no choice has seen'),
             ('one', run_one, 'do one run in this process'),
+            ('compare', run_compare, 'print the paired differences that the study file lists'),
             ('measure', run_measure, 'measure the saved predictions of finished runs again')):
         command = commands.add_parser(name, help=text, parents=[common])
         command.add_argument('study', type=Path)
         command.set_defaults(run_command=run)
         if name == 'one':
             command.add_argument('run', help='name of the run')
+            command.add_argument('--test', action='store_true', help='read its weights on test; for finalists')
             continue
         command.add_argument('--stage', action='append', help='only this stage; may be repeated')
-        if name == 'run':
-            command.add_argument('--only', action='append', help='only this supervision; may be repeated')
+        if name == 'compare':
+            command.add_argument('--part', choices=('val', 'test'), default='test', help='of the data (default: test)')
+            continue
+        command.add_argument('--only', action='append', help='only this supervision; may be repeated')
+        command.add_argument('--seeds', type=int, nargs='+', help='only these of its seeds')
+        if name in ('run', 'test'):
             command.add_argument('--jobs', type=int, default=1, help='runs at a time')
             command.add_argument('--until', help='stop when the clock next shows this time, HH:MM')
             command.add_argument('--minutes', type=float, help='stop after so many minutes')

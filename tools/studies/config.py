@@ -19,6 +19,7 @@ from mmengine.config import Config, ConfigDict
 from mmengine.hub import get_config
 
 from tools import jobs
+from tools.studies.domains import DOMAINS
 
 SUPERVISION_KEYS = {
     'title', 'like', 'recipe', 'codec', 'loss', 'udp', 'head', 'test_cfg', 'options', 'hooks', 'decoders', 'score_mode',
@@ -27,7 +28,8 @@ READING_KEYS = {'title', 'decoders', 'score_mode'}
 # What does not change what a run learns, and variables of the config files that stand in the config itself too.
 PLACES = (
     'work_dir', 'experiment_name', 'load_from', 'resume', 'launcher', 'val_evaluator', 'test_evaluator', 'default_hooks',
-    'data_root', 'max_epochs', 'base_lr', 'batch_size', 'num_workers', 'coco_metric', 'affine', 'train_pipeline', 'val_pipeline')
+    'data_root', 'max_epochs', 'base_lr', 'batch_size', 'num_workers', 'coco_metric', 'affine', 'target', 'pack', 'pipeline',
+    'train_pipeline', 'val_pipeline')
 DECODER_KEYS = {'title', 'codec', 'test_cfg', 'score_mode'}
 
 
@@ -64,6 +66,9 @@ class Study:
         self.note = spec.get('note', '')
         self.data_root = data_root or spec['data_root']
         self.work_dir = Path(work_dir or spec['work_dir'])
+        known('domain', [spec.get('domain', 'persons')], DOMAINS, 'domain')
+        self.domain = DOMAINS[spec.get('domain', 'persons')]
+        self.threads = spec.get('threads')  # of a run; None: as torch likes
         self.options = spec.get('options') or {}
         self.headline = spec.get('headline') or {}
         self.backbones = spec['backbones']
@@ -72,7 +77,13 @@ class Study:
         for name, stage in self.stages.items():
             known('backbone', stage['backbones'], self.backbones, f'stage {name!r}')
             known('supervision', stage['supervisions'], self.supervisions, f'stage {name!r}')
+            known('supervision', stage.get('finalists', []), stage['supervisions'], f"'finalists' of stage {name!r}")
             self._check_reference(name)
+        self.comparisons = spec.get('comparisons') or {}
+        known('stage', self.comparisons, self.stages, 'comparisons')
+        for name, comparisons in self.comparisons.items():
+            for reading in (each for pair in comparisons for each in pair):
+                self.reading(reading, f'comparisons of stage {name!r}')
         for network in self.headline.get('networks', {}).values():
             known('stage', network['stages'], self.stages, 'headline')
             known('backbone', [network['backbone']], self.backbones, 'headline')
@@ -92,6 +103,17 @@ class Study:
         own = dict(own)
         return merge(self._supervision(supervisions, own.pop('like')), own)
 
+    def reading(self, name: str, where: str) -> tuple[str, str]:
+        """Supervision and decoder that ``SUPERVISION/DECODER`` names.
+
+        Raises:
+            ValueError: the study has no such supervision or decoder.
+        """
+        supervision, _, decoder = name.partition('/')
+        known('supervision', [supervision], self.supervisions, where)
+        known('decoder', [decoder], self.supervisions[supervision].get('decoders') or {'own': {}}, f'{where}, {supervision!r}')
+        return supervision, decoder
+
     def _check_reference(self, name: str) -> None:
         """Raises ValueError unless a stage refers to runs that there are, as long and on the same networks as its own."""
         stage = self.stages[name]
@@ -105,15 +127,27 @@ class Study:
         if other['epochs'] != stage['epochs']:
             raise ValueError(f'stage {name!r} has {stage["epochs"]} epochs, its reference {reference["stage"]!r} {other["epochs"]}')
 
-    def runs(self, stages: list[str] | None = None) -> Iterator[StudyRun]:
-        """All runs of some stages (all by default), the first seed of everything before the second of anything."""
+    def runs(self, stages: list[str] | None = None, supervisions: list[str] | None = None,
+             seeds: list[int] | None = None) -> Iterator[StudyRun]:
+        """The runs of some stages, supervisions and seeds (all by default), the first seed of everything before the second of anything.
+
+        Raises:
+            ValueError: one of them is in no stage.
+        """
         known('stage', stages or [], self.stages, 'the command line')
-        for name in stages or self.stages:
-            stage = self.stages[name]
-            for seed in stage['seeds']:
+        chosen = {name: self.stages[name] for name in stages or self.stages}
+        known('supervision', supervisions or [], {name for stage in chosen.values() for name in stage['supervisions']}, 'the command line')
+        known('seed', seeds or [], {seed for stage in chosen.values() for seed in stage['seeds']}, 'the command line')
+        for name, stage in chosen.items():
+            for seed in (seed for seed in stage['seeds'] if seeds is None or seed in seeds):
                 for backbone in stage['backbones']:
                     for supervision in stage['supervisions']:
-                        yield StudyRun(name, backbone, supervision, seed)
+                        if supervisions is None or supervision in supervisions:
+                            yield StudyRun(name, backbone, supervision, seed)
+
+    def is_finalist(self, run: StudyRun) -> bool:
+        """Whether the study file admits this run to the people that no choice has seen."""
+        return run.supervision in self.stages[run.stage].get('finalists', [])
 
     def folder(self, run: StudyRun) -> Path:
         return self.work_dir / run.name
@@ -144,20 +178,44 @@ class Study:
         """The ways in which a run's heatmaps are read, by name."""
         return {name: spec or {} for name, spec in (self.supervisions[run.supervision].get('decoders') or {'own': {}}).items()}
 
-    def decoder_config(self, run: StudyRun, name: str, checkpoint: Path) -> Config:
-        """A run's config for testing its weights with one of its decoders."""
+    def decoder_config(self, run: StudyRun, name: str, checkpoint: Path, part: str = 'val') -> Config:
+        """A run's config for testing its weights with one of its decoders.
+
+        Args:
+            run: the run.
+            name: of the decoder.
+            checkpoint: the weights.
+            part: ``'val'``, by which choices are made, or ``'test'``, the people that no choice has seen.
+
+        Raises:
+            ValueError: ``'test'`` for a run that is not marked as a finalist.
+        """
+        if part == 'test' and not self.is_finalist(run):
+            raise ValueError(f"{run.name} must be among the 'finalists' of stage {run.stage!r} to be read on test; choices are made on val")
         spec = self.decoders(run)[name]
         cfg = self.config(run)
         cfg.load_from, cfg.resume, cfg.custom_hooks = str(checkpoint), False, []
-        cfg.experiment_name += f'_{name}'
-        cfg.work_dir = str(self.folder(run) / 'read' / name)
+        cfg.experiment_name += f'_{name}_{part}'
         if 'codec' in spec:
             cfg.model.head.decoder = sized(spec['codec'], cfg)
         cfg.model.test_cfg.update(spec.get('test_cfg') or {})
+        dataset = cfg.test_dataloader.dataset
+        dataset.ann_file = dataset.ann_file.replace('val', part)
+        dataset.data_prefix.img = dataset.data_prefix.img.replace('val', part)
+        if not any(metric.type == 'CocoMetric' for metric in cfg.test_evaluator):  # what saves the predictions
+            cfg.test_evaluator.insert(0, ConfigDict(type='CocoMetric', format_only=True, nms_mode='none'))
         metric = cfg.test_evaluator[0]
-        metric.outfile_prefix = str(self.folder(run) / 'predictions' / name)
+        metric.ann_file = str(self.annotations(part))
+        metric.outfile_prefix = str(self.predictions(run, name, part).with_name(name))
         metric.score_mode = spec.get('score_mode') or self.supervisions[run.supervision].get('score_mode', 'bbox_keypoint')
         return cfg
+
+    def annotations(self, part: str) -> Path:
+        return Path(self.data_root) / 'annotations' / f'{part}.json'
+
+    def predictions(self, run: StudyRun, decoder: str, part: str) -> Path:
+        """Where the predictions of a part of the data are saved."""
+        return self.folder(run) / 'predictions' / ('' if part == 'val' else part) / f'{decoder}.keypoints.json'
 
 
 @functools.lru_cache(maxsize=None)
@@ -171,13 +229,13 @@ def recipe_config(name: str) -> Config:
 
 
 def read(path: Path) -> dict:
-    """A study file merged over the one it ``extends``; stages and headline are not inherited."""
+    """A study file merged over the one it ``extends``; stages, headline and comparisons are not inherited."""
     spec = yaml.safe_load(path.read_text())
     if 'extends' not in spec:
         return spec
     base = read(path.parent / spec.pop('extends'))
-    base.pop('stages')
-    base.pop('headline', None)
+    for key in ('stages', 'headline', 'comparisons'):
+        base.pop(key, None)
     return merge(base, spec)
 
 
@@ -196,7 +254,7 @@ def known(what: str, names: Any, options: Any, where: str) -> None:
     """Raises ValueError naming the first unknown name and all known ones."""
     for name in names:
         if name not in options:
-            raise ValueError(f'{where}: unknown {what} {name!r}; known are {", ".join(sorted(options))}')
+            raise ValueError(f'{where}: unknown {what} {name!r}; known are {", ".join(map(str, sorted(options)))}')
 
 
 def set_data_root(cfg: Config, data_root: str) -> None:
@@ -204,7 +262,10 @@ def set_data_root(cfg: Config, data_root: str) -> None:
     for loader in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
         cfg[loader].dataset.data_root = data_root
     for evaluator in ('val_evaluator', 'test_evaluator'):
-        cfg[evaluator][0].ann_file = str(Path(data_root) / 'annotations/val.json')
+        cfg[evaluator] = cfg[evaluator] if isinstance(cfg[evaluator], list) else [cfg[evaluator]]
+        for metric in cfg[evaluator]:
+            if 'ann_file' in metric:
+                metric.ann_file = str(Path(data_root) / 'annotations/val.json')
 
 
 def set_epochs(cfg: Config, epochs: int, validations: int) -> None:
@@ -250,7 +311,8 @@ def take_recipe(cfg: Config, name: str) -> None:
     head.in_channels = channels
     head['num_joints' if 'num_joints' in head else 'out_channels'] = cfg.model.head.out_channels
     if 'in_featuremap_size' in head:
-        head.in_featuremap_size = tuple(side // 32 for side in sizes['input_size'])
+        upsampled = cfg.model.head.get('deconv_out_channels', True)  # else the head begins at the maps' size
+        head.in_featuremap_size = tuple(side // 32 for side in sizes['input_size']) if upsampled else tuple(sizes['heatmap_size'])
     if 'input_size' in head:
         head.input_size = sizes['input_size']
     if 'deconv_out_channels' in cfg.model.head and head.type != 'RLEHead':

@@ -34,16 +34,10 @@ def measure(results: Path, annotations: Path, sigmas: np.ndarray) -> dict:
         ``pck_curve`` PCK at ``AUC_THRESHOLDS``, ``not_finite`` the share of joints predicted as NaN or infinity, which count
         as infinitely far off.
     """
-    persons = json.loads(annotations.read_text())
+    truth, guess, persons = pairs_of_points(results, annotations)
     found = json.loads(results.read_text())
-    predicted = {person['image_id']: person['keypoints'] for person in found}
-    missing = [ann['image_id'] for ann in persons['annotations'] if ann['image_id'] not in predicted]
-    if missing:
-        raise ValueError(f'{results} must predict every annotated picture, but has none for {missing[:5]} ({len(missing)})')
-    truth = np.array([ann['keypoints'] for ann in persons['annotations']], dtype=float).reshape(len(predicted), -1, 3)
-    guess = np.array([predicted[ann['image_id']] for ann in persons['annotations']], dtype=float).reshape(truth.shape)
-    boxes = np.array([ann['bbox'][2:] for ann in persons['annotations']], dtype=float)
-    names = persons['categories'][0]['keypoints']
+    boxes = np.array([person['bbox'][2:] for person in persons], dtype=float)
+    names = json.loads(annotations.read_text())['categories'][0]['keypoints']
     finite = np.isfinite(guess[..., :2]).all(-1)
     points = np.where(finite[..., None], guess[..., :2], np.inf)
     known = truth[..., 2] > 0
@@ -51,6 +45,22 @@ def measure(results: Path, annotations: Path, sigmas: np.ndarray) -> dict:
         **pixel_metrics(points, truth[..., :2], known, boxes.max(-1), names),
         **oks_ap(list(map(far_instead_of_nan, found)), annotations, sigmas),
         'not_finite': float((~finite)[known].mean())}
+
+
+def pairs_of_points(results: Path, annotations: Path) -> tuple[np.ndarray, np.ndarray, list[dict]]:
+    """(N, K, 3) annotated and predicted points, x, y and visibility or score, and the N annotations.
+
+    Raises:
+        ValueError: a person has no prediction.
+    """
+    persons = json.loads(annotations.read_text())['annotations']
+    predicted = {person['image_id']: person['keypoints'] for person in json.loads(results.read_text())}
+    missing = [person['image_id'] for person in persons if person['image_id'] not in predicted]
+    if missing:
+        raise ValueError(f'{results} must predict every annotated picture, but has none for {missing[:5]} ({len(missing)})')
+    truth = np.array([person['keypoints'] for person in persons], dtype=float).reshape(len(persons), -1, 3)
+    guess = np.array([predicted[person['image_id']] for person in persons], dtype=float).reshape(truth.shape)
+    return truth, guess, persons
 
 
 def far_instead_of_nan(person: dict) -> dict:

@@ -6,7 +6,6 @@ import statistics
 from pathlib import Path
 
 from tools.studies.config import Study
-from tools.studies.metrics import AUC_THRESHOLDS
 from tools.studies.records import by_supervision, own_reading, title_of
 
 
@@ -33,8 +32,8 @@ def plot_pck(study: Study, records: list[dict], file: Path) -> None:
     for name, group in by_supervision(records):
         curves = [own_reading(record)['pck_curve'] for record in group]
         mean = [100 * statistics.fmean(each) for each in zip(*curves)]
-        axis.plot(AUC_THRESHOLDS, mean, label=title_of(study, name))
-    axis.set_xlabel("threshold (share of the box's longer side)")
+        axis.plot(study.domain.thresholds, mean, label=title_of(study, name))
+    axis.set_xlabel(f'threshold (share of {study.domain.reach})')
     axis.set_ylabel('PCK (%)')
     axis.grid(alpha=0.3)
     axis.legend(fontsize=7)
@@ -42,13 +41,13 @@ def plot_pck(study: Study, records: list[dict], file: Path) -> None:
 
 
 def plot_changes(study: Study, records: list[dict], file: Path) -> None:
-    """AP and PCK@0.05 of many supervisions: a line of dots for each under its first decoder, one dot per seed.
+    """The two plotted metrics of many supervisions: a line of dots for each under its first decoder, one dot per seed.
 
     A band reaches from the lowest to the highest seed of a supervision that has several, in the colour of its dots.
     """
     groups = list(by_supervision(records))
     axes = subplots(1, 2, (11, 1 + 0.22 * len(groups)), sharey=True)
-    for axis, key in zip(axes, ('AP', 'PCK@0.05')):
+    for axis, key in zip(axes, study.domain.plotted):
         bands = 0
         for place, (_, group) in enumerate(groups):
             values = [100 * own_reading(record)[key] for record in group]
@@ -66,9 +65,10 @@ def plot_changes(study: Study, records: list[dict], file: Path) -> None:
 
 
 def plot_curves(study: Study, records: list[dict], file: Path) -> None:
-    """AP and PCK@0.05 over the epochs."""
-    axes = subplots(1, 2, (11, 4.2))
-    for axis, (key, label) in zip(axes, (('coco/AP', 'AP'), ('0.05/PCK', 'PCK@0.05'))):
+    """The plotted metrics over the epochs, those that were logged."""
+    logged = {key: label for label, key in study.domain.plotted.items() if key}
+    axes = subplots(1, len(logged), (5.5 * len(logged), 4.2), squeeze=False)[0]
+    for axis, (key, label) in zip(axes, logged.items()):
         for color, (name, group) in enumerate(by_supervision(records)):
             for record in group:
                 points = [point for point in record['curve'] if key in point]

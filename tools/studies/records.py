@@ -16,11 +16,11 @@ from pathlib import Path
 
 from tools.studies.config import Study
 
-# of CSV and tables; what is a share is printed in percent
-SHARES = ('AP', 'AP75', 'AP90', 'PCK@0.05', 'PCK@0.1', 'PCK@0.2', 'PCKtorso@0.2', 'AUC')
-PIXELS = ('mean_error', 'median_error', 'bias_x', 'bias_y')
-FIELDS = ('stage', 'backbone', 'supervision', 'decoder', 'seed', 'epochs', *SHARES, *PIXELS, 'AP50', 'AR', 'mean_OKS',
-          'step_seconds', 'compute_seconds', 'train_seconds', 'device', 'commit', 'finished')
+# printed in percent
+SHARES = ('AP', 'AP75', 'AP90', 'PCK@0.05', 'PCK@0.1', 'PCK@0.2', 'PCKtorso@0.2', 'AUC', 'mean_OKS', 'NME', 'within@0.02', 'within@0.04',
+          'within@0.08')
+BEFORE = ('stage', 'backbone', 'supervision', 'decoder', 'seed', 'epochs')  # the metrics, in the CSV
+AFTER = ('step_seconds', 'compute_seconds', 'train_seconds', 'device', 'commit', 'finished')
 UNITS = {'AP': 'AP', 'PCK@0.05': 'points of PCK@0.05'}
 
 
@@ -31,12 +31,15 @@ def gather(study: Study, folder: Path) -> list[dict]:
     for run in study.runs():
         result = study.folder(run) / 'result.json'
         if result.exists():
-            record = rounded(json.loads(result.read_text()))  # as kept, so that pages made again from what is kept are the same
+            tested = study.folder(run) / 'test.json'
+            readings = {'test': json.loads(tested.read_text())['decoders']} if tested.exists() else {}
+            # as kept, so that pages made again from what is kept are the same
+            record = rounded({**json.loads(result.read_text()), **readings})
             records[name_of(record)] = record
     kept = [records[run.name] for run in study.runs() if run.name in records]
     if kept:
         file.write_text('[\n' + ',\n'.join(json.dumps(record) for record in kept) + '\n]\n')
-        write_csv(kept, file.with_suffix('.csv'))
+        write_csv(study, kept, file.with_suffix('.csv'))
     return kept
 
 
@@ -53,10 +56,10 @@ def rounded(value: object) -> object:
     return [rounded(each) for each in value] if isinstance(value, list) else value
 
 
-def write_csv(records: list[dict], file: Path) -> None:
-    """One line per run and decoder."""
+def write_csv(study: Study, records: list[dict], file: Path) -> None:
+    """One line per run and decoder, of val."""
     with file.open('w', newline='') as stream:
-        table = csv.DictWriter(stream, FIELDS, extrasaction='ignore', lineterminator='\n')
+        table = csv.DictWriter(stream, (*BEFORE, *study.domain.fields, *AFTER), extrasaction='ignore', lineterminator='\n')
         table.writeheader()
         for record in records:
             for decoder, metrics in record['decoders'].items():
@@ -92,11 +95,12 @@ def conditions(records: list[dict]) -> str:
             f'{min(r["finished"] for r in records)} and {max(r["finished"] for r in records)}.')
 
 
-def figure(value: float, key: str) -> str:
+def figure(value: float, key: str, signed: bool = False) -> str:
     """One number as it is printed."""
+    sign = '+' if signed or key.startswith('bias') else ''
     if key in SHARES:
-        return f'{100 * value:.1f}'
-    return f'{value:{"+" if key.startswith("bias") else ""}.2f}'
+        return f'{100 * value:{sign}.{2 if key == "NME" else 1}f}'
+    return f'{value:{sign}.2f}'
 
 
 def spread(values: Sequence[float], key: str) -> str:

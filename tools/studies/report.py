@@ -2,20 +2,32 @@
 
 from __future__ import annotations
 
+import json
 import re
 import statistics
 from collections.abc import Iterator
 from pathlib import Path
 
+from tools import jobs
 from tools.analysis_tools.loss_vs_metric import summary
 from tools.pages import table, write_block
 from tools.studies.config import Study, known
 from tools.studies.headline import Headline, page
+from tools.studies.pairs import compare, excludes_zero
 from tools.studies.plots import plot_changes, plot_curves, plot_pck
-from tools.studies.records import by_supervision, conditions, figure, gather, of_stage, own_reading, sentence, spread, title_of
+from tools.studies.records import (
+    by_supervision,
+    conditions,
+    figure,
+    gather,
+    of_stage,
+    own_reading,
+    rounded,
+    sentence,
+    spread,
+    title_of,
+)
 
-COLUMNS = {'AP': 'AP', 'AP75': 'AP75', 'PCK@0.05': 'PCK .05', 'PCK@0.1': 'PCK .1', 'PCK@0.2': 'PCK .2', 'mean_error': 'mean px'}
-CURVE_COLUMNS = {'coco/AP': 'AP', 'coco/AP .75': 'AP75', '0.05/PCK': 'PCK .05', '0.1/PCK': 'PCK .1', '0.2/PCK': 'PCK .2'}
 LINES = 10  # as many as a plot's colours can tell apart
 WATCHED = {'mse': 'loss_mse', 'emd': 'loss_emd'}
 
@@ -87,9 +99,9 @@ def network_section(study: Study, stage: str, backbone: str, shown: list[dict], 
     lines = [
         f'## {backbone}', '',
         f'{" or ".join(map(str, epochs))} epochs, batch {own[0]["batch_size"]}, seeds {", ".join(map(str, seeds))}. '
-        'Mean ± standard deviation over seeds where there are several; AP and PCK in percent, errors in pixels of the picture.'
+        f'Mean ± standard deviation over seeds where there are several; {study.domain.units}.'
         + (f' The first rows repeat `{shown[0]["stage"]}`.' if shown[0] is not own[0] else ''), '',
-        main_table(study, shown), '', 'PCK@0.1 by joint:', '', joint_table(study, shown), '']
+        main_table(study, shown, 'decoders'), '', *joint_table(study, shown), *test_section(study, own, folder)]
     crowded = len({record['supervision'] for record in shown}) > LINES
     validated = any(len(record['curve']) > 1 for record in shown)
     for name, draw, wanted in (('pck', plot_pck, not crowded), ('changes', plot_changes, crowded), ('curves', plot_curves, validated)):
@@ -102,25 +114,75 @@ def network_section(study: Study, stage: str, backbone: str, shown: list[dict], 
     return [*lines, *best_epochs(study, own), *correlation_table(study, own)]
 
 
-def rows(study: Study, records: list[dict]) -> Iterator[tuple[str, list[dict]]]:
-    """Title of a supervision and a decoder, and the metrics under it."""
+def test_section(study: Study, records: list[dict], folder: Path) -> list[str]:
+    """What the finalists reach on people that no choice has seen, and the differences between them."""
+    tested = [record for record in records if 'test' in record]
+    if not tested:
+        return []
+    lines = ['Finalists, read once on people that no choice has seen:', '', main_table(study, tested, 'test'), '']
+    stage, backbone = tested[0]['stage'], tested[0]['backbone']
+    compared = [each for each in kept_comparisons(study, folder) if (each['stage'], each['backbone']) == (stage, backbone)]
+    if compared:
+        lines += ['First row minus second on the same people: 95 % intervals over people, in bold where they exclude zero; in brackets the '
+                  'lowest and highest pair of seeds.', '', pairs_table(study, compared), '']
+    return lines
+
+
+def kept_comparisons(study: Study, folder: Path) -> list[dict]:
+    """The comparisons on test: of the predictions where they are, else as kept in ``<study>_pairs.json``."""
+    file = folder / f'{study.name}_pairs.json'
+    found = [rounded(each) for each in compare(study)]
+    if found:
+        jobs.write_whole(file, '[\n' + ',\n'.join(map(json.dumps, found)) + '\n]\n')
+    return json.loads(file.read_text()) if file.exists() else []
+
+
+def pairs_table(study: Study, compared: list[dict]) -> str:
+    """One line for each comparison: difference, interval, range of the seeds."""
+    shown = [metric for metric in study.domain.columns if metric in compared[0]['metrics']]
+    lines = []
+    for each in compared:
+        cells = [difference(each['metrics'][metric], metric) for metric in shown]
+        lines.append([f'{reading_title(study, each["first"])} - {reading_title(study, each["second"])}', len(each['pairs']), *cells])
+    return table(['first - second', 'pairs', *(study.domain.columns[metric] for metric in shown)], lines)
+
+
+def difference(found: dict, metric: str) -> str:
+    """Such as ``**+1.2** [+0.8, +1.5] (+1.1, +1.4)``."""
+    low, high = (figure(bound, metric, signed=True) for bound in found['interval'])
+    seeds = sorted(found['seeds'])
+    middle = figure(found['difference'], metric, signed=True)
+    between = f' ({figure(seeds[0], metric, signed=True)}, {figure(seeds[-1], metric, signed=True)})' if len(seeds) > 1 else ''
+    return f'{f"**{middle}**" if excludes_zero(found) else middle} [{low}, {high}]{between}'
+
+
+def reading_title(study: Study, name: str) -> str:
+    """The title of ``SUPERVISION/DECODER`` as in the tables."""
+    supervision, decoder = study.reading(name, 'comparisons')
+    spec = (study.supervisions[supervision].get('decoders') or {}).get(decoder) or {}
+    return title_of(study, supervision) + (f' / {spec["title"]}' if 'title' in spec else '')
+
+
+def rows(study: Study, records: list[dict], part: str) -> Iterator[tuple[str, list[dict]]]:
+    """Title of a supervision and a decoder, and the metrics under it; ``part`` is ``'decoders'`` for val, or ``'test'``."""
     for name, group in by_supervision(records):
-        for decoder in group[0]['decoders']:
-            spec = (study.supervisions[name].get('decoders') or {}).get(decoder) or {}
-            title = title_of(study, name) + (f' / {spec["title"]}' if 'title' in spec else '')
-            metrics = [record['decoders'][decoder] for record in group if decoder in record['decoders']]
+        for decoder in group[0][part]:
+            title = reading_title(study, f'{name}/{decoder}')
+            metrics = [record[part][decoder] for record in group if decoder in record[part]]
             diverged = any(each.get('not_finite', 0) > 0 for each in metrics)
             yield title + (' (**diverged to NaN**)' if diverged else ''), metrics
 
 
-def main_table(study: Study, records: list[dict]) -> str:
-    lines = [[title, len(metrics), *(spread([each[key] for each in metrics], key) for key in COLUMNS)]
-             for title, metrics in rows(study, records)]
-    return table(['supervision / decoder', 'seeds', *COLUMNS.values()], lines)
+def main_table(study: Study, records: list[dict], part: str) -> str:
+    lines = [[title, len(metrics), *(spread([each[key] for each in metrics], key) for key in study.domain.columns)]
+             for title, metrics in rows(study, records, part)]
+    return table(['supervision / decoder', 'seeds', *study.domain.columns.values()], lines)
 
 
-def joint_table(study: Study, records: list[dict]) -> str:
-    """PCK@0.1 by joint, left and right together, under each supervision's first decoder."""
+def joint_table(study: Study, records: list[dict]) -> list[str]:
+    """PCK@0.1 by joint, left and right together, under each supervision's first decoder, where it was measured."""
+    if 'per_joint' not in own_reading(records[0]):
+        return []
     joints: dict[str, list[str]] = {}
     for name in own_reading(records[0])['per_joint']:
         joints.setdefault(re.sub('^(left|right)_', '', name).replace('_', ' '), []).append(name)
@@ -129,22 +191,24 @@ def joint_table(study: Study, records: list[dict]) -> str:
         scores = [own_reading(record)['per_joint'] for record in group]
         means = [statistics.fmean(score[side] for score in scores for side in sides) for sides in joints.values()]
         lines.append([title_of(study, name), *(figure(mean, 'PCK@0.1') for mean in means)])
-    return table(['supervision', *joints], lines)
+    return ['PCK@0.1 by joint:', '', table(['supervision', *joints], lines), '']
 
 
 def best_epochs(study: Study, records: list[dict]) -> list[str]:
-    """Of each training that was validated on the way, the epoch of the highest AP, as MMPose keeps its best checkpoint."""
+    """Of each training that was validated on the way, the epoch of the best main metric, as MMPose keeps its best checkpoint."""
     lines = []
+    logged, columns = study.domain.logged, study.domain.curve
+    falls = columns[logged] in study.domain.lower_is_better
     for record in records:
-        points = [point for point in record['curve'] if 'coco/AP' in point]
+        points = [point for point in record['curve'] if logged in point]
         if len(points) >= 3:
-            best = max(points, key=lambda point: point['coco/AP'])
-            shown = [figure(best[key], 'AP') for key in CURVE_COLUMNS]
+            best = (min if falls else max)(points, key=lambda point: point[logged])
+            shown = [figure(best[key], columns[logged]) for key in columns]
             lines.append([title_of(study, record['supervision']), record['seed'], best['epoch'], *shown])
     if not lines:
         return []
-    return ["Where AP was highest on the way, with the supervision's own decoder (chosen on these same held-out persons):", '',
-            table(['supervision', 'seed', 'epoch', *CURVE_COLUMNS.values()], lines), '']
+    return [f"Where {columns[logged]} was {'lowest' if falls else 'highest'} on the way, with the supervision's own decoder "
+            '(chosen on these same held-out persons):', '', table(['supervision', 'seed', 'epoch', *columns.values()], lines), '']
 
 
 def correlation_table(study: Study, records: list[dict]) -> list[str]:

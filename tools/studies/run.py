@@ -1,7 +1,8 @@
 """One run of a study: train, read the heatmaps with each of its decoders, measure, write ``result.json``.
 
 The run's work dir is an ordinary MMEngine work dir. Besides it holds ``weights.pth`` (the last epoch's, weights only),
-``predictions/*.keypoints.json`` (COCO results format, from ``CocoMetric``) and ``result.json``.
+``predictions/*.keypoints.json`` (COCO results format, from ``CocoMetric``) and ``result.json``; a finalist's ``predictions/test/`` and
+``test.json`` are of the people that no choice has seen.
 """
 
 from __future__ import annotations
@@ -16,13 +17,10 @@ from typing import Any
 import torch
 from mmengine.config import Config
 from mmengine.runner import Runner
-from mmpose.datasets import CrowdPoseDataset
-from mmpose.datasets.datasets.utils import parse_pose_metainfo
 
 from tools import jobs
 from tools.benchmarks.measuring import installed
 from tools.studies.config import Study, StudyRun, fingerprint
-from tools.studies.metrics import measure
 
 PACKAGES = ('torch', 'mmengine', 'mmcv', 'mmcv-lite', 'mmpose', 'numpy')
 
@@ -36,6 +34,7 @@ def perform(study: Study, run: StudyRun) -> dict:
     Raises:
         SystemExit: the work dir holds a run with other settings.
     """
+    set_threads(study)
     folder, cfg = study.folder(run), study.config(run)
     claim(folder, fingerprint(cfg))
     about = describe(study, run, cfg)  # before: the checkout may move on while it trains
@@ -45,12 +44,39 @@ def perform(study: Study, run: StudyRun) -> dict:
     result = {
         **about,
         **timing(folder, cfg),
-        'curve': curve(folder),
+        'curve': curve(folder, study.domain.logged),
         'decoders': {name: read_with(study, run, name, weights) for name in study.decoders(run)},
         'finished': time.strftime('%Y-%m-%d %H:%M:%S'),
     }
     jobs.write_whole(folder / 'result.json', json.dumps(result, indent=1))
     return result
+
+
+def perform_test(study: Study, run: StudyRun) -> dict:
+    """Read a finalist's weights on the people that no choice has seen.
+
+    Returns:
+        What ``test.json`` holds.
+
+    Raises:
+        ValueError: the run is not marked as a finalist.
+        SystemExit: it has not been trained.
+    """
+    set_threads(study)
+    folder = study.folder(run)
+    weights = folder / 'weights.pth'
+    if not (folder / 'result.json').exists() or not weights.exists():
+        raise SystemExit(f'{run.name} has no result and weights in {folder}: `study.py run` first')
+    readings = {name: read_with(study, run, name, weights, 'test') for name in study.decoders(run)}
+    result = {'decoders': readings, 'commit': jobs.commit(), 'finished': time.strftime('%Y-%m-%d %H:%M:%S')}
+    jobs.write_whole(folder / 'test.json', json.dumps(result, indent=1))
+    return result
+
+
+def set_threads(study: Study) -> None:
+    """The study's number of threads: the last digits depend on it."""
+    if study.threads:
+        torch.set_num_threads(study.threads)
 
 
 def claim(folder: Path, mark: str) -> None:
@@ -81,30 +107,29 @@ def build_runner(cfg: Config) -> Runner:
     return Runner.from_cfg(cfg)
 
 
-def read_with(study: Study, run: StudyRun, name: str, weights: Path) -> dict:
-    """Test the weights with one decoder and measure what it predicted."""
-    cfg = study.decoder_config(run, name, weights)
-    prefix = Path(cfg.test_evaluator[0].outfile_prefix)
-    prefix.parent.mkdir(parents=True, exist_ok=True)
+def read_with(study: Study, run: StudyRun, name: str, weights: Path, part: str = 'val') -> dict:
+    """Test the weights with one decoder on a part of the data and measure what it predicted."""
+    cfg = study.decoder_config(run, name, weights, part)
+    study.predictions(run, name, part).parent.mkdir(parents=True, exist_ok=True)
     runner = build_runner(cfg)
     stock = runner.test()
-    return {**measured(study, run, name), 'mmpose': {key: float(value) for key, value in stock.items()}}
+    return {**measured(study, run, name, part), 'mmpose': {key: float(value) for key, value in stock.items()}}
 
 
-def measured(study: Study, run: StudyRun, name: str) -> dict:
+def measured(study: Study, run: StudyRun, name: str, part: str = 'val') -> dict:
     """What is measured of the predictions that a decoder left."""
-    sigmas = parse_pose_metainfo({'from_file': CrowdPoseDataset.METAINFO['from_file']})['sigmas']
-    results = study.folder(run) / 'predictions' / f'{name}.keypoints.json'
-    return measure(results, Path(study.data_root) / 'annotations/val.json', sigmas)
+    return study.domain.measure(study.predictions(run, name, part), study.annotations(part))
 
 
 def measure_again(study: Study, run: StudyRun) -> None:
-    """Bring a finished run's metrics up to what ``study_metrics`` measures now, from its saved predictions."""
-    file = study.folder(run) / 'result.json'
-    result = json.loads(file.read_text())
-    for name, metrics in result['decoders'].items():
-        metrics.update(measured(study, run, name))
-    jobs.write_whole(file, json.dumps(result, indent=1))
+    """Bring a finished run's metrics up to what its domain measures now, from its saved predictions."""
+    for file, part in ((study.folder(run) / 'result.json', 'val'), (study.folder(run) / 'test.json', 'test')):
+        if not file.exists():
+            continue
+        result = json.loads(file.read_text())
+        for name, metrics in result['decoders'].items():
+            metrics.update(measured(study, run, name, part))
+        jobs.write_whole(file, json.dumps(result, indent=1))
 
 
 def describe(study: Study, run: StudyRun, cfg: Config) -> dict[str, Any]:
@@ -138,13 +163,13 @@ def timing(folder: Path, cfg: Config) -> dict[str, float]:
         'train_seconds': statistics.fmean(times) * last}
 
 
-def curve(folder: Path) -> list[dict]:
-    """Validation metrics by epoch, with the mean training loss since the validation before."""
+def curve(folder: Path, logged: str) -> list[dict]:
+    """Validation metrics by epoch, of the lines that hold the metric ``logged``, with the mean training loss since the one before."""
     points, losses = {}, []
     for line in scalars(folder):
         if 'data_time' in line and 'loss' in line:
             losses.append(line['loss'])
-        elif 'coco/AP' in line:
+        elif logged in line:
             metrics = {key: value for key, value in line.items() if key not in ('time', 'data_time', 'step')}
             train_loss = statistics.fmean(losses) if losses else None
             points[line['step']] = {'epoch': line['step'], 'train_loss': train_loss, **metrics}
