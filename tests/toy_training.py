@@ -1,8 +1,9 @@
-"""A real MMEngine training of a few iterations, as a script: ``toy_training.py WORK_DIR LAUNCHER``.
+"""A real MMEngine training of a few iterations, as a script: ``toy_training.py WORK_DIR LAUNCHER [CHECKPOINT]``.
 
 It has what MMPose's recipes put into a checkpoint: Adam, two schedulers, an averaged copy of the weights, logged
 scalars, a best checkpoint and a data set whose meta information holds arrays. With the launcher ``none`` it then tries
-the checkpoint without ``hdm_mmpose.compat``, and resumes with it.
+the checkpoint without ``hdm_mmpose.compat``, and resumes with it. Given a checkpoint, it goes on from there for one epoch;
+those in ``data/checkpoints`` are what it wrote under other stacks (``epoch_2.pth``).
 """
 
 from __future__ import annotations
@@ -53,13 +54,14 @@ class Mean(BaseMetric):
         return {"error": np.mean(results)}
 
 
-def build_runner(work_dir: str, launcher: str, epochs: int) -> Runner:
+def build_runner(work_dir: str, launcher: str, epochs: int, checkpoint: str | None = None) -> Runner:
     loader = dict(batch_size=2, num_workers=0, dataset=Points(), sampler=dict(type="DefaultSampler", shuffle=True))
     return Runner(
         model=Line(),
         work_dir=work_dir,
         launcher=launcher,
         resume=epochs > 2,
+        load_from=checkpoint,
         experiment_name=f"{epochs}_epochs",
         env_cfg=dict(dist_cfg=dict(backend="nccl")),  # as every MMPose recipe has it
         train_dataloader=loader,
@@ -81,14 +83,18 @@ def build_runner(work_dir: str, launcher: str, epochs: int) -> Runner:
     )
 
 
-def train(work_dir: str, launcher: str, epochs: int) -> None:
-    runner = build_runner(work_dir, launcher, epochs)
+def train(work_dir: str, launcher: str, epochs: int, checkpoint: str | None = None) -> None:
+    runner = build_runner(work_dir, launcher, epochs, checkpoint)
     runner.train()
     weights = torch.nn.utils.parameters_to_vector(runner.model.parameters())
     print(f"rank {runner.rank} of {runner.world_size}: epoch {runner.epoch}, weights {weights.tolist()}")
 
 
-def main(work_dir: str, launcher: str) -> None:
+def main(work_dir: str, launcher: str, checkpoint: str | None = None) -> None:
+    if checkpoint is not None:
+        compat.apply()
+        train(work_dir, launcher, 3, checkpoint)
+        return
     if launcher != "none":
         compat.apply()
         train(work_dir, launcher, epochs=2)
