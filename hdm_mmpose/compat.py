@@ -126,9 +126,10 @@ def _numeric_dtype(code: str, align: bool = False, copy: bool = True) -> np.dtyp
 def allow_cpu_process_groups() -> None:
     """Let ``--launcher pytorch``, ``slurm`` and ``mpi`` work where there is no accelerator.
 
-    MMEngine 0.10.7 then calls ``torch.cuda.set_device``, asks for the nccl backend that every MMPose recipe names, and
-    gives ``DistributedDataParallel`` a device number for a model on the CPU; each of the three raises. Here the first
-    becomes harmless during the start, the second becomes gloo with a warning, the third is dropped for CPU modules.
+    MMEngine then calls ``torch.cuda.set_device`` (0.7 with a rank modulo the number of devices, which is 0), asks for the
+    nccl backend that every MMPose recipe names, and gives ``DistributedDataParallel`` a device number for a model on the
+    CPU; each of the three raises. Here the first becomes harmless during the start, the second becomes gloo with a
+    warning, the third is dropped for CPU modules.
 
     Upstream: ``mmengine/dist/utils.py`` (``_init_dist_*``) and ``Runner.wrap_model``; no report found.
     Remove when: MMEngine starts its tests' process groups on a CPU without help.
@@ -152,20 +153,20 @@ def _start_on_cpu(init_dist: Callable) -> Callable:
         if backend == "nccl":
             warnings.warn("no accelerator here: the processes talk through gloo instead of nccl", stacklevel=2)
             backend = "gloo"
-        with _without_cuda_set_device():
+        with _no_device_is_set():
             init_dist(backend, *args, **kwargs)
 
     return start
 
 
 @contextmanager
-def _without_cuda_set_device() -> Iterator[None]:
-    original = torch.cuda.set_device
-    torch.cuda.set_device = lambda device: None
+def _no_device_is_set() -> Iterator[None]:
+    originals = torch.cuda.set_device, torch.cuda.device_count
+    torch.cuda.set_device, torch.cuda.device_count = (lambda device: None), (lambda: 1)
     try:
         yield
     finally:
-        torch.cuda.set_device = original
+        torch.cuda.set_device, torch.cuda.device_count = originals
 
 
 def _wrap_on_cpu(init: Callable) -> Callable:

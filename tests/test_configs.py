@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import functools
+from contextlib import nullcontext
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -172,7 +173,8 @@ def test_network_of_true_size_builds(path):
     skip_without_packages(path)
     config = on_cpu(read(path))
     # these two compute their drop path rates from a tensor, which has no values on the meta device
-    with torch.device('cpu' if any(part in path.name for part in ('hrformer', 'effnet')) else 'meta'):
+    valued = any(part in path.name for part in ('hrformer', 'effnet')) or not hasattr(torch.device, '__enter__')
+    with nullcontext() if valued else torch.device('meta'):
         model = MODELS.build(config.model)
     joints = {'coco': 17, 'mpii': 16}.get(path.parent.name)
     assert joints in (None, model.head.out_channels)

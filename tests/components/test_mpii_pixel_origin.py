@@ -10,6 +10,8 @@ from mmpose.datasets import MpiiDataset
 from mmpose.evaluation.metrics import MpiiPCKAccuracy
 from mmpose.registry import TRANSFORMS
 
+import hdm_mmpose.components  # noqa: F401  (registers the step)
+
 
 def test_joints_move_by_one_pixel_and_the_original_stays():
     points = np.array([[[1.0, 1.0], [10.5, 20.0]]])
