@@ -10,6 +10,8 @@ import io
 import pickle
 import warnings
 from collections.abc import Callable
+from contextlib import nullcontext
+from typing import ContextManager
 
 import torch
 
@@ -17,6 +19,11 @@ HAS_COMPILE = hasattr(torch, 'compile')  # torch 2.0
 HAS_CUSTOM_OPERATORS = hasattr(torch.library, 'custom_op')  # torch 2.4
 HAS_FUNC = hasattr(torch, 'func')  # torch 2.0
 OLDEST_TRITON = (3, 6)  # older ones compile the kernel, too, or do not: not tried
+
+
+def without_memory() -> ContextManager:
+    """A context whose tensors have shapes and no values, where torch knows such a device by context (2.0); elsewhere nothing changes."""
+    return torch.device('meta') if hasattr(torch.device, '__enter__') else nullcontext()
 
 
 def is_compiling() -> bool:

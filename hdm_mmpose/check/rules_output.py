@@ -7,8 +7,11 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
+from mmengine.model import revert_sync_batchnorm
 from mmpose.registry import MODELS
 from torch.overrides import TorchFunctionMode
+
+from hdm_mmpose.features import without_memory
 
 from .finding import Finding, config_rule, error
 from .parts import ConfigParts, type_name, walk
@@ -20,7 +23,7 @@ from .rules_build import rule_dicts, rule_leftovers, rule_parts
     'output-size': 'the network gives maps of another size than the decoder expects',
     'joints': 'the network gives another number of maps than the data set has joints'})
 def rule_output(parts: ConfigParts) -> Iterator[Finding]:
-    """What the network really gives, found on the meta device: no memory, no arithmetic."""
+    """What the network really gives, found without memory and arithmetic where torch can, else by running it once."""
     decoder = next((codec for codec in parts.decoders if codec.alignment and codec.size('input_size')), None)
     if decoder is None or any(any(rule(parts)) for rule in (rule_leftovers, rule_dicts, rule_parts)):
         return
@@ -77,9 +80,10 @@ def output_shape(model: dict, input_size: tuple[int, int]) -> tuple[int, int, in
         scope, _, name = str(part.cfg.get('type', '')).rpartition('.')
         if scope and MODELS.get(f'{scope}.{name}') is None:
             raise UnknownShape(f'{scope} is not installed')
-    with torch.device('meta'), _NumbersOnCPU(), torch.no_grad():
+    with without_memory(), _NumbersOnCPU(), torch.no_grad():
         try:
-            output = MODELS.build(copy.deepcopy(model)).eval()._forward(torch.empty(1, 3, input_size[1], input_size[0]))
+            network = revert_sync_batchnorm(MODELS.build(copy.deepcopy(model))).eval()
+            output = network._forward(torch.empty(1, 3, input_size[1], input_size[0]))
         except (RuntimeError, NotImplementedError) as problem:
             if any(word in str(problem) for word in ('meta', 'CPU tensor')):
                 raise UnknownShape(str(problem)) from problem
