@@ -48,11 +48,13 @@ class DemoModel:
         name: key of `CONFIGS`.
         folder: work directory of this model.
         options: `--cfg-options` that point the config at the data and set the number of epochs.
+        take_over: go on with what a process that is gone has marked as running.
     """
 
     name: str
     folder: Path
     options: dict
+    take_over: bool = False
 
     @cached_property
     def config(self) -> Config:
@@ -89,7 +91,7 @@ class DemoModel:
         name = Path(tool).stem
         try:
             Job(self.folder, (name,), [str(part) for part in command], f'{name}.log', QUIET_THREADS,
-                about={'commit': commit()}).run(show=show_progress)
+                about={'commit': commit()}).run(show=show_progress, take_over=self.take_over)
         except JobFailed as error:
             raise SystemExit(f'{error}\nStart again to go on from here.') from None
 
@@ -209,6 +211,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--val', type=int, default=150, help='held-out pictures (default: %(default)s)')
     parser.add_argument('--seed', type=int, default=0, help='of the data (default: %(default)s)')
     parser.add_argument('--epochs', type=int, help="instead of the configs' own number")
+    parser.add_argument('--take-over', action='store_true', help='go on with what another machine ran, which is gone')
     parser.add_argument('--page', type=Path, help='also put the figures between the markers `demo` of this file')
     return parser.parse_args()
 
@@ -230,7 +233,7 @@ def main() -> None:
     say(f'1/4  Drawing figures with exactly known joints: {data}')
     make_data(data, args.train, args.val, args.seed)
     options = {**data_options(data), **schedule_options(args.epochs)}
-    runs = [DemoModel(name, work_dir / CONFIGS[name].stem, options) for name in CONFIGS]
+    runs = [DemoModel(name, work_dir / CONFIGS[name].stem, options, args.take_over) for name in CONFIGS]
     metrics = []
     for step, run in enumerate(runs, 2):
         say(f'{step}/4  Training and evaluating "{TITLES[run.name]}": {CONFIGS[run.name].relative_to(ROOT)}')

@@ -20,6 +20,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from tools.analysis_tools.trained_model import add_arguments, annotated_dataset, load  # noqa: E402
+from tools.pages import table  # noqa: E402
 
 CASES = {
     'snapped': 'one-hot dot, Gaussian with its peak on the cell centre (the paper)',
@@ -36,7 +37,7 @@ def main(argv: list[str] | None = None) -> dict:
     report = {case: sides(terms) for case, terms in sums.items()}
     args.out.mkdir(parents=True, exist_ok=True)
     (args.out / 'theorem.json').write_text(json.dumps(report, indent=1) + '\n')
-    print(table(report))
+    print(describe(report))
     return report
 
 
@@ -122,25 +123,16 @@ def sides(totals: dict[str, float]) -> dict[str, float]:
         raise SystemExit('the validation set must annotate at least one joint, got none')
     mean = {name: value / joints for name, value in totals.items()}
     right = mean['gauss'] + 2 * mean['pred_gauss'] - 2 * mean['pred_dot'] - mean['between']
-    return {
-        'joints': joints,
-        'left': mean['dot'],
-        'right': right,
-        'difference': mean['dot'] - right,
-        'expected_difference': 2 * mean['gap'],
-        'R_gauss': mean['gauss'],
-        'pred_gauss': mean['pred_gauss'],
-        'pred_dot': mean['pred_dot'],
-        'constant': mean['between'],
-    }
+    return {'joints': joints, 'left': mean['dot'], 'right': right, 'difference': mean['dot'] - right,
+            'expected_difference': 2 * mean['gap'], 'R_gauss': mean['gauss'], 'pred_gauss': mean['pred_gauss'],
+            'pred_dot': mean['pred_dot'], 'constant': mean['between']}
 
 
-def table(report: dict) -> str:
+def describe(report: dict) -> str:
     """The report as text."""
-    lines = [f'{"case":20} {"R(dot)":>12} {"right side":>12} {"difference":>12} {"2 E gap":>12}']
-    for case, values in report.items():
-        numbers = (values['left'], values['right'], values['difference'], values['expected_difference'])
-        lines.append(f'{case:20} ' + ' '.join(f'{round(number, 6) + 0:12.6f}' for number in numbers))  # no -0.000000
+    shown = ('left', 'right', 'difference', 'expected_difference')
+    rows = [[case, *(f'{round(values[key], 6) + 0:.6f}' for key in shown)] for case, values in report.items()]  # no -0.000000
+    lines = [table(['case', 'R(dot)', 'right side', 'difference', '2 E gap'], rows)]
     lines += [f'{case}: {text}' for case, text in CASES.items()]
     joints = next(iter(report.values()))['joints']
     lines.append(f'means over {joints:.0f} joints; per joint, not summed over the joints of a person')

@@ -17,6 +17,8 @@ import sys
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+import numpy as np
+
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from tools.analysis_tools.trained_model import add_arguments, annotated_dataset, load, title_of  # noqa: E402
 
@@ -111,8 +113,6 @@ def predict(model, dataset, index: int):
 
 def collect(models: list, datasets: list, names: set[str]) -> list[Joint]:
     """Every annotated joint with both predictions, without heatmaps (they would not fit in memory)."""
-    import numpy as np
-
     labels = models[0].dataset_meta['keypoint_id2name']
     unknown = names - set(labels.values())
     if unknown:
@@ -131,8 +131,6 @@ def collect(models: list, datasets: list, names: set[str]) -> list[Joint]:
 
 
 def _joint(index: int, joint: int, name: str, samples: list) -> Joint:
-    import numpy as np
-
     truth = samples[0].gt_instances.keypoints[0, joint]
     size = float(np.max(samples[0].input_scale))
     predictions = []
@@ -164,8 +162,6 @@ def choose(found: list[Joint], how: str, number: int) -> list[Joint]:
 
 def overall(found: list[Joint]) -> str:
     """How both models do on all joints, in words."""
-    import numpy as np
-
     errors = np.array([[prediction.pixels for prediction in each.predictions] for each in found])
     first, second = np.median(errors, axis=0)
     nearer = (errors[:, 1] < errors[:, 0]).mean()
@@ -186,8 +182,6 @@ def attach_heatmaps(chosen: list[Joint], models: list, datasets: list) -> None:
 
 def in_cells(decoder, crop: tuple[float, ...], points: tuple) -> tuple[tuple[float, ...], ...]:
     """Places in the picture as places in the heatmap, as the decoder's alignment has them; (x, y) both."""
-    import numpy as np
-
     from hdm_mmpose.components.alignment import Alignment
 
     left, top, right, bottom = crop
