@@ -168,10 +168,12 @@ def summary(runs: list[DemoModel], metrics: list[dict]) -> list[str]:
 
 def sentence(runs: list[DemoModel], metrics: list[dict], pictures: int) -> str:
     """The figures for a page, with where they come from."""
+    import torch
+
     said = [f'AP {values["coco/AP"]:.3f} and {values["pixel/EPE"]:.2f} px for "{TITLES[run.name]}"' for run, values in zip(runs, metrics)]
     packages = ', '.join(f'{name} {version(name)}' for name in ('torch', 'mmpose'))
-    return (f'`make demo`: {", ".join(said)}, on {pictures} held-out pictures. One seed; {processor()}, {packages}, '
-            f'commit {read(runs[0].folder).get("train", {}).get("commit", "unknown")}.')
+    return (f'`make demo`: {", ".join(said)}, on {pictures} held-out pictures. One seed; {processor()}, threads '
+            f'{torch.get_num_threads()}, {packages}, commit {read(runs[0].folder).get("train", {}).get("commit", "unknown")}.')
 
 
 def labelled_errors(run: DemoModel) -> np.ndarray:
