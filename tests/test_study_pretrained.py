@@ -172,6 +172,18 @@ def test_seeds_and_rows_of_the_command_line():
         list(whole.runs(['final'], ['emd']))
 
 
+def test_the_hours_left_are_those_of_the_epochs_left(tmp_path):
+    stage = {'backbones': ['effnet-lite0'], 'supervisions': ['paper', 'paper_long'], 'seeds': [0, 1], 'epochs': 12}
+    (tmp_path / 's.yml').write_text(yaml.safe_dump({'extends': str(PERSONS), 'work_dir': str(tmp_path / 'runs'), 'stages': {'s': stage}}))
+    small = Study(tmp_path / 's.yml')
+    runs = list(small.runs())
+    assert study.hours_left(small, runs) == '4 of 4 to do; how long they take is known when one on each network is done'
+    small.folder(runs[0]).mkdir(parents=True)
+    (small.folder(runs[0]) / 'result.json').write_text(json.dumps({'train_seconds': 7200, 'epochs': 12}))
+    assert study.hours_left(small, runs) == '3 of 4 to do: 10.0 hours of training, one at a time'  # 24 + 12 + 24 epochs
+    assert study.hours_left(small, runs[:1]) == '0 of 1 to do: 0.0 hours of training, one at a time'
+
+
 def test_a_finalist_from_training_to_its_page(tmp_path, faces, capsys):
     file = small_study(tmp_path, faces)
     for name in ('emd_ce_best', 'mse_best'):

@@ -14,7 +14,9 @@ from __future__ import annotations
 
 import argparse
 import datetime
+import json
 import signal
+import statistics
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -34,7 +36,24 @@ def run_list(args: argparse.Namespace) -> int:
     for run in study.runs(args.stage, args.only, args.seeds):
         tested = ', tested' if (study.folder(run) / 'test.json').exists() else ', finalist' if study.is_finalist(run) else ''
         print(f'{state(study, run):9s} {run.name}{tested}')
+    print(hours_left(study, list(study.runs(args.stage, args.only, args.seeds))))
     return 0
+
+
+def hours_left(study: Study, runs: list[StudyRun]) -> str:
+    """How long the training of those to do takes, by the time that an epoch on the same network took."""
+    left = [run for run in runs if state(study, run) != 'done']
+    seconds: dict[str, list[float]] = {}
+    for run in study.runs():
+        file = study.folder(run) / 'result.json'
+        result = json.loads(file.read_text()) if file.exists() else {}
+        if 'train_seconds' in result:
+            seconds.setdefault(run.backbone, []).append(result['train_seconds'] / result['epochs'])
+    text = f'{len(left)} of {len(runs)} to do'
+    if not all(run.backbone in seconds for run in left):
+        return f'{text}; how long they take is known when one on each network is done'
+    hours = sum(statistics.fmean(seconds[run.backbone]) * study.epochs(run) for run in left) / 3600
+    return f'{text}: {hours:.1f} hours of training, one at a time'
 
 
 def state(study: Study, run: StudyRun) -> str:

@@ -145,6 +145,9 @@ class Study:
                         if supervisions is None or supervision in supervisions:
                             yield StudyRun(name, backbone, supervision, seed)
 
+    def epochs(self, run: StudyRun) -> int:
+        return max(1, round(self.stages[run.stage]['epochs'] * self.supervisions[run.supervision].get('epochs_share', 1)))
+
     def is_finalist(self, run: StudyRun) -> bool:
         """Whether the study file admits this run to the people that no choice has seen."""
         return run.supervision in self.stages[run.stage].get('finalists', [])
@@ -158,8 +161,7 @@ class Study:
         cfg = copy.deepcopy(base_config(backbone['config']))
         cfg.merge_from_dict({**self.options, **(backbone.get('options') or {}), **(stage.get('options') or {})})
         set_data_root(cfg, self.data_root)
-        epochs = max(1, round(stage['epochs'] * supervision.get('epochs_share', 1)))
-        set_epochs(cfg, epochs, stage.get('validations', 10))
+        set_epochs(cfg, self.epochs(run), stage.get('validations', 10))
         supervise(cfg, supervision)
         cfg.randomness = dict(seed=run.seed)
         cfg.work_dir = str(self.folder(run))

@@ -94,9 +94,9 @@ def average_precision(scores: np.ndarray, found: np.ndarray, weights: np.ndarray
         (R,) mean over the thresholds of the precision at 101 recalls.
     """
     order = np.argsort(-scores, kind='mergesort')
-    result = np.empty(len(weights))
+    found, result = found[:, order], np.empty(len(weights))
     for row, counts in enumerate(weights[:, order]):
-        hits = np.cumsum(found[:, order] * counts, axis=1)
+        hits = np.cumsum(found * counts, axis=1)
         precision = hits / np.maximum(np.cumsum(counts), np.spacing(1))
         precision = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
         recall = hits / counts.sum()
