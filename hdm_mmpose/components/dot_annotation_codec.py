@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 from mmpose.registry import KEYPOINT_CODECS
 
+from hdm_mmpose.checks import true_or_false
+
 from .sub_pixel_decoder import SubPixelDecoder
 
 # (x, y) offsets of the four demanders from the upper left one.
@@ -76,9 +78,7 @@ class DotAnnotationCodec(SubPixelDecoder):
                  score: str = 'mass',
                  blur: float = 2.) -> None:
         super().__init__(input_size, heatmap_size, alignment, supplier, score, blur)
-        if not isinstance(subpixel, bool):
-            raise ValueError(f'subpixel must be True or False, got {subpixel!r}')
-        self.subpixel = subpixel
+        self.subpixel = true_or_false('subpixel', subpixel)
 
     def encode(self, keypoints: np.ndarray, keypoints_visible: np.ndarray | None = None) -> dict:
         """Encode the keypoints of one instance into dot maps.

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 import torch
 from mmpose.codecs.base import BaseKeypointCodec
 from mmpose.registry import KEYPOINT_CODECS
 from torch import Tensor
 
+from hdm_mmpose.checks import not_negative, one_of
 from hdm_mmpose.decoding import DecodedJoints, read_heatmap
 from hdm_mmpose.transport.suppliers import build_supplier
 
@@ -69,12 +68,8 @@ class SubPixelDecoder(BaseKeypointCodec):
         super().__init__()
         self.alignment = Alignment(alignment, input_size, heatmap_size)
         self.supplier = build_supplier(supplier)
-        if score not in SCORES:
-            raise ValueError(f'score must be one of {SCORES}, got {score!r}')
-        self.score = score
-        if isinstance(blur, bool) or not isinstance(blur, (int, float)) or not 0 <= blur < math.inf:
-            raise ValueError(f'blur must be a finite number of heatmap cells >= 0, got {blur!r}')
-        self.blur = float(blur)
+        self.score = one_of('score', score, SCORES)
+        self.blur = not_negative('blur', blur)
 
     @property
     def input_size(self) -> tuple[int, int]:
@@ -106,7 +101,6 @@ class SubPixelDecoder(BaseKeypointCodec):
         Examples:
             A map of 16 x 12 cells at stride 4, all of its mass between two cells:
 
-            >>> import torch
             >>> decoder = SubPixelDecoder(input_size=(48, 64), heatmap_size=(12, 16), supplier='relu', blur=0)
             >>> heatmaps = torch.zeros(1, 16, 12)
             >>> heatmaps[0, 7, 4:6] = torch.tensor([3.0, 1.0])

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from hdm_mmpose.transport.suppliers import SupplierRule
+from hdm_mmpose.transport.suppliers import SupplierRule, compute_dtype
 
 from .mode import decode_blurred_mode
 from .square import decode_square
@@ -45,7 +45,7 @@ def read_heatmap(heatmap: Tensor, rule: SupplierRule, blur: float = 0, traceable
         traceable: True for plain tensor operations without branches on values, which can be traced, exported and captured.
             Other devices than the CPU are always read so, and do not synchronise.  False saves a CPU half of the time.
     """
-    heatmap = lift(heatmap)
+    heatmap = heatmap.to(compute_dtype(heatmap))
     if traceable or heatmap.device.type != 'cpu':
         return _read(heatmap, rule, blur, search=False)
     height, width = heatmap.shape[-2:]
@@ -70,8 +70,3 @@ def fallback_to_argmax(heatmap: Tensor, rule: SupplierRule, dots: Tensor, share:
         dots=torch.where(usable[..., None], dots, torch.stack([x, y], -1).to(dots.dtype)),
         share=torch.where(usable, share.clamp(max=1), 0),
         peak=torch.where(usable, peak, 0))
-
-
-def lift(heatmap: Tensor) -> Tensor:
-    """The map in a dtype to compute in: float32 or float64."""
-    return heatmap if heatmap.dtype in (torch.float32, torch.float64) else heatmap.float()

@@ -260,7 +260,7 @@ def test_bad_input(call, error, message):
     (dict(supplier='tanh'), r"supplier must be one of .* got 'tanh'"),
     (dict(supplier=dict(type='softplus', sharpness=0)), r'sharpness must be a positive'),
     (dict(score='mean'), r"score must be one of \('mass', 'max'\), got 'mean'"),
-    (dict(blur=-1), r'blur must be a finite number of heatmap cells >= 0, got -1'),
+    (dict(blur=-1), r'blur must be a finite number >= 0, got -1'),
     (dict(blur=True), r'blur must be a finite number .* got True'),
     (dict(blur='2'), r"blur must be a finite number .* got '2'"),
 ])
