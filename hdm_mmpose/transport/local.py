@@ -140,7 +140,8 @@ def solve(cells: Tensor, mass: Tensor, table: Table, steps: int) -> Solution:
     # a matrix product adds up in sequence, and loses digits that only a mean can spare
     lump = (1 - inside.sum(-1)).clamp(min=0)
     beyond = (1 - cells.sum(-1)).clamp(min=0)
-    mean = (ring + beyond[:, None]) / (ring[:, :1] + beyond[:, None]).clamp(min=torch.finfo(ring.dtype).tiny)
+    beyond_or_nothing = (beyond + torch.finfo(ring.dtype).tiny)[:, None]  # 1 is as good a mean as any where there is nothing outside
+    mean = (ring + beyond_or_nothing) / (ring[:, :1] + beyond_or_nothing)
     first, second = zip(*PAIRS)
     mean_pairs = mean[:, list(first)] * mean[:, list(second)]
     weight, look = mass, may_look(mass)

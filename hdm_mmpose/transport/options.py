@@ -14,12 +14,12 @@ from torch import Tensor
 
 from hdm_mmpose import checks
 
-from .backend import check_backend
 from .ground_distance import GroundDistance, build_ground_distance
 from .suppliers import SupplierRule, build_supplier
 
 OBJECTIVES = ('shannon', 'product', 'sharp')
 SOLVERS = ('newton', 'sinkhorn')
+BACKENDS = ('auto', 'torch', 'triton')
 REDUCTIONS = ('mean', 'sum', 'none')
 
 
@@ -67,7 +67,7 @@ class EMDOptions:
         checks.true_or_false('use_target_weight', self.use_target_weight)
         checks.true_or_false('subpixel', self.subpixel)
         checks.one_of('reduction', self.reduction, REDUCTIONS)
-        check_backend(self.backend)
+        checks.one_of('backend', self.backend, BACKENDS)
         self._set('loss_weight', checks.not_negative('loss_weight', self.loss_weight))
         self._set('cross_entropy_blur', checks.not_negative('cross_entropy_blur', self.cross_entropy_blur))
         # unbiased demanders where they exist, a cross-entropy where it is finite
