@@ -290,13 +290,13 @@ class View(NamedTuple):
 
 def look_at(dots: Tensor, size: tuple[int, int], table: Table) -> View:
     """Find the window of each dot (J, 2) on maps of this size (H, W)."""
-    largest = dots.new_tensor([size[1] - 1, size[0] - 1])
-    near = torch.minimum((dots + 0.5).floor(), largest)
-    ahead = torch.where((dots >= near) & (near < largest), 1, -1)  # the square stays on the map
+    largest, somewhere = dots.new_tensor([size[1] - 1, size[0] - 1]), dots.nan_to_num(nan=0.0)
+    near = torch.minimum((somewhere + 0.5).floor(), largest)
+    ahead = torch.where((somewhere >= near) & (near < largest), 1, -1)  # the square stays on the map
     off = (dots - near).abs()
     beside = torch.stack([1 - off, off], -1)  # (J, x and y, near and far)
     mass = (beside[:, 1, :, None] * beside[:, 0, None, :]).flatten(1)
-    start = near.nan_to_num(nan=0.0).long()
+    start = near.long()
     column, row = start[:, :1] + ahead[:, :1] * table.x, start[:, 1:] + ahead[:, 1:] * table.y
     first = torch.arange(len(dots), device=dots.device)[:, None] * (size[0] * size[1])
     nowhere = len(dots) * size[0] * size[1]
