@@ -1,4 +1,4 @@
-"""The Triton kernel: its own tests interpreted, its compilation for GPUs, and on a GPU its agreement with PyTorch."""
+"""The Triton kernel: its own tests interpreted, its machine code for two kinds of GPU, and on a GPU how it gets on with PyTorch."""
 
 from __future__ import annotations
 
@@ -7,124 +7,203 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 import torch
 
-from hdm_mmpose.features import HAS_CUSTOM_OPERATORS, triton_obstacle
-from hdm_mmpose.transport import EMDOptions
+from hdm_mmpose.features import triton_obstacle
+from hdm_mmpose.transport import DotLoss, EMDOptions
 
 HERE = Path(__file__).parent
-needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason='needs an NVIDIA GPU')
+SIZE = (96, 72)
+needs_triton = pytest.mark.skipif(triton_obstacle() is not None, reason=str(triton_obstacle()))
+needs_gpu = pytest.mark.skipif(not torch.cuda.is_available() or triton_obstacle() is not None, reason='needs an NVIDIA GPU and Triton')
 
 
-def run(arguments: list[str], seconds: int, **environment: str) -> subprocess.CompletedProcess:
-    """A Python process of its own, because Triton decides at its import how kernels run."""
-    python_path = os.pathsep.join([str(HERE.parent.parent), os.environ.get('PYTHONPATH', '')])
-    return subprocess.run([sys.executable, *arguments], cwd=HERE.parent.parent, text=True, stdout=subprocess.PIPE, timeout=seconds,
-                          stderr=subprocess.STDOUT, env={**os.environ, 'PYTHONPATH': python_path, **environment})
-
-
+@needs_triton
 def test_interpreted_kernel():
-    """Everything in ``triton_emd_kernel.py``, on the CPU."""
-    if triton_obstacle() is not None:
-        pytest.skip(triton_obstacle())
-    done = run(['-m', 'pytest', str(HERE / 'triton_emd_kernel.py'), '-q', '-p', 'no:cacheprovider', '-W', 'ignore'], 600,
-               TRITON_INTERPRET='1')
+    """Everything in ``triton_emd_kernel.py``, on the CPU; a process of its own, because Triton decides at its import how kernels run."""
+    path = os.pathsep.join([str(HERE.parent.parent), os.environ.get('PYTHONPATH', '')])
+    done = subprocess.run(
+        [sys.executable, '-m', 'pytest', str(HERE / 'triton_emd_kernel.py'), '-q', '-p', 'no:cacheprovider', '-W', 'ignore'],
+        cwd=HERE.parent.parent, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=900,
+        env={**os.environ, 'PYTHONPATH': path, 'TRITON_INTERPRET': '1'})
     assert done.returncode == 0, done.stdout[-8000:]
     assert re.search(r'\d+ passed', done.stdout) and 'skipped' not in done.stdout, done.stdout[-2000:]
 
 
-COMPILE = '''
-import sys, torch, triton
-from triton.backends.compiler import GPUTarget
-from triton.compiler import ASTSource
-from hdm_mmpose.transport import EMDOptions, triton_emd
-from hdm_mmpose.transport.triton_emd import _emd_kernel, launch_of, plan_of
+# ------------------------------------------------------------------------------------------------------------ machine code
+class Program(NamedTuple):
+    """A compiled program: registers and bytes of local memory per thread, warps, and its instructions at their addresses."""
 
-height, width, capability = map(int, sys.argv[1:4])
-how = EMDOptions(epsilon=0.25, potential=sys.argv[4])
-launch = launch_of(height * width, torch.float32)
-plan = plan_of(height, width, torch.float32, how, True, True)
-types = dict.fromkeys(['heatmap_ptr', 'target_ptr', 'cost_ptr', 'error_ptr', 'dots_ptr', 'gradient_ptr'], '*fp32')
-types |= dict.fromkeys(['epsilon_high', 'epsilon_low', 'tolerance'], 'fp32')
-types |= dict.fromkeys(['sinkhorn_steps', 'newton_steps'], 'i32') | {'P': 'constexpr'}
-source = ASTSource(_emd_kernel, types, {'P': plan}, {(i,): [['tt.divisibility', 16]] for i in range(6)})
-options = {'num_warps': launch.num_warps, 'maxnreg': launch.registers}
-kernel = triton.compile(source, target=GPUTarget('cuda', capability, 32), options=options)
-open(sys.argv[5], 'wb').write(kernel.asm['cubin'])
-print('warps', launch.num_warps)
-'''
+    registers: int
+    spilled: int
+    warps: int
+    code: dict[int, str]
+
+    @property
+    def programs_per_multiprocessor(self) -> int:
+        """As many as its 65,536 registers are enough for, eight at a time."""
+        return 65536 // (-(-self.registers // 8) * 8 * 32 * self.warps)
+
+    def loops(self) -> list[list[int]]:
+        """Addresses of the instructions in each loop, which a jump back ends; what follows the exit only serves odd cases."""
+        end = max(address for address, text in self.code.items() if text.endswith('EXIT'))
+        jumps = [(int(found[1], 16), address) for address, text in self.code.items()
+                 for found in [re.search(r'\bBRA\b.*(0x[0-9a-f]+)', text)] if found]
+        return [[address for address in self.code if first <= address <= last] for first, last in sorted(jumps) if first <= last < end]
+
+    def instructions(self, *trips: int) -> int:
+        """Of all warps together, each loop walked through as often as said."""
+        loops = self.loops()
+        assert len(loops) == len(trips) and not any(set(a) & set(b) for a in loops for b in loops if a is not b)
+        end = max(address for address, text in self.code.items() if text.endswith('EXIT'))
+        once = sum(address <= end for address in self.code) - sum(map(len, loops))
+        return self.warps * (once + sum(n * len(loop) for n, loop in zip(trips, loops)))
 
 
-def resources(tmp_path: Path, height: int, width: int, capability: int, potential: str) -> dict[str, int]:
-    """Compile for a GPU that need not be here; registers and bytes of spilled registers per thread, warps."""
-    if triton_obstacle() is not None:
-        pytest.skip(triton_obstacle())
+def compiled(name: str, capability: int, folder: Path, dtype: str = 'fp32', dense: bool = True, flat: bool = True) -> Program:
+    """A program for a GPU that need not be here, specialised as Triton does it for maps of ``SIZE``."""
     import triton
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    from hdm_mmpose.transport import triton_emd
 
     tools = triton.knobs.nvidia
-    if not all(Path(tool.path).exists() for tool in (tools.ptxas, tools.cuobjdump)):
-        pytest.skip('this Triton comes without ptxas and cuobjdump')
-    script = tmp_path / 'compile_kernel.py'
-    script.write_text(COMPILE)
-    done = run([str(script), str(height), str(width), str(capability), potential, str(tmp_path / 'cubin')], 600,
-               TRITON_CACHE_DIR=str(tmp_path), TRITON_INTERPRET='0')
-    assert done.returncode == 0, done.stdout[-4000:]
-    usage = subprocess.run([tools.cuobjdump.path, '--dump-resource-usage', str(tmp_path / 'cubin')], text=True,
-                           capture_output=True, check=True).stdout
-    registers, stack = re.search(r'REG:(\d+) STACK:(\d+)', usage).groups()
-    return {'registers': int(registers), 'spilled': int(stack), 'warps': int(re.search(r'warps (\d+)', done.stdout)[1])}
+    if triton_emd.INTERPRETED or not all(Path(tool.path).exists() for tool in (tools.ptxas, tools.cuobjdump)):
+        pytest.skip('needs ptxas and cuobjdump, which Triton brings along, and no TRITON_INTERPRET')
+    function = getattr(triton_emd, name)
+    flags = dict(DENSE=dense, WEIGHTED=True, FLAT_MAP=flat, FLAT_TARGET=flat, FLAT_GRADIENT=flat)
+    ones = {name: 1 for name in ('map_stride3', 'target_stride3', 'gradient_stride3', 'weight_stride1', 'grad_stride1') if flat}
+    known = {name: value for name, value in {**flags, **ones}.items() if name in function.arg_names}
+    floats = ('epsilon', 'scale', 'sharpness', 'companion', 'inverse_blur', 'outside', 'beside', 'across')
+    types = {name: 'constexpr' if name in known else '*i1' if name == 'valid_ptr' else f'*{dtype}' if name in ('maps_ptr', 'gradient_ptr')
+             else '*fp32' if name.endswith('_ptr') else 'fp32' if name in floats else 'i32' for name in function.arg_names}
+    sixteenths = re.compile(r'.*_ptr|cells|(map|target|gradient)_stride[01]')
+    hints = {(i,): [['tt.divisibility', 16]] for i, name in enumerate(function.arg_names)
+             if sixteenths.fullmatch(name) and name not in known}
+    options = dict(num_warps=triton_emd.WARPS, **({'maxnreg': triton_emd.REGISTERS} if name == '_forward' else {}))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv('TRITON_CACHE_DIR', str(folder))
+        kernel = triton.compile(ASTSource(function, types, known, hints), target=GPUTarget('cuda', capability, 32), options=options)
+    cubin = folder / 'program.cubin'
+    cubin.write_bytes(kernel.asm['cubin'])
+    usage, code = (subprocess.run([tools.cuobjdump.path, flag, str(cubin)], text=True, capture_output=True, check=True).stdout
+                   for flag in ('--dump-resource-usage', '--dump-sass'))
+    registers, stack = map(int, re.search(r'REG:(\d+) STACK:(\d+)', usage).groups())
+    return Program(registers, stack, triton_emd.WARPS,
+                   {int(address, 16): text.strip() for address, text in re.findall(r'/\*([0-9a-f]{4,})\*/\s+([^;]*);', code)})
 
 
-@pytest.mark.parametrize('height, width, potential', [(12, 9, 'product'), (128, 120, 'shannon')])
-def test_compiles_for_a_gpu(tmp_path, height, width, potential):
-    """Kept in registers, and walked through in tiles: valid beyond the interpreter, and without spills."""
-    used = resources(tmp_path, height, width, 90, potential)
-    assert used['spilled'] == 0 and used['registers'] <= 128
-
-
-@pytest.mark.slow
+@needs_triton
 @pytest.mark.parametrize('capability', [80, 90])
-def test_registers_at_full_size(tmp_path, capability):
-    """96 x 72: 16 warps leave 128 registers each; what does not fit is a few numbers that wait for the gradient."""
-    used = resources(tmp_path, 96, 72, capability, 'shannon')
-    assert used['warps'] == 16 and used['registers'] <= 128 and used['spilled'] <= 160
+def test_budget(tmp_path, capability):
+    """What a joint of 96 x 72 cells costs: no spills, four programs at a time, 25,000 instructions of a warp, forward and backward.
+
+    Two steps of Sinkhorn and two of Newton; the target's mass lies within a cell of its peak, so that one walk reads it.
+    """
+    walk = -(-SIZE[0] * SIZE[1] // 1024)
+    forward, backward = (compiled(name, capability, tmp_path) for name in ('_forward', '_backward'))
+    for program in (forward, backward):
+        assert program.spilled == 0 and program.registers <= 128 and program.programs_per_multiprocessor >= 4
+    assert forward.instructions(walk, 0, 2, 2) + backward.instructions(walk) <= 25_000
+    # 16 bytes at a time
+    assert sum('LDG.E.128' in text for text in forward.code.values()) >= 4 and any('STG.E.128' in text for text in backward.code.values())
 
 
-@pytest.mark.skipif(not HAS_CUSTOM_OPERATORS, reason='this torch has no custom operators')
-def test_operator_is_well_formed():
-    """Schema, shapes without data, and gradient registration, as PyTorch checks them."""
-    from hdm_mmpose.transport.operator import _emd
+@needs_triton
+@pytest.mark.slow
+@pytest.mark.parametrize('variant', [dict(dense=False), dict(dtype='bf16'), dict(dtype='fp16', dense=False), dict(flat=False)])
+@pytest.mark.parametrize('capability', [75, 80, 90, 100, 120])
+def test_other_variants(tmp_path, capability, variant):
+    """Dots, half precision and the newest GPUs compile without spills too; strides that need a division may take a few."""
+    for name in ('_forward', '_backward'):
+        program = compiled(name, capability, tmp_path, **variant)
+        assert program.programs_per_multiprocessor >= 4 and (program.spilled == 0 or not variant.get('flat', True))
 
-    heatmap = torch.randn(3, 5, 4, requires_grad=True)
-    arguments = (heatmap, torch.rand(3, 2), True, 0.5, 'product', 'softplus', 5.0, 'newton', 10, False, 'saturated', 2.0, 'auto', True)
-    torch.library.opcheck(_emd, arguments)
+
+@needs_triton
+def test_a_batch_size_is_no_argument(monkeypatch):
+    """So the last batch of an epoch, of any number of joints, compiles nothing: Triton looks whether an argument is 1 or divides by 16."""
+    from hdm_mmpose.transport import triton_emd
+
+    class Recorder:
+        def __getitem__(self, _):
+            return lambda *arguments, **more: seen.append([*(each for each in arguments if not torch.is_tensor(each)), more])
+
+    seen: list = []
+    monkeypatch.setattr(triton_emd, '_forward', Recorder())
+    monkeypatch.setattr(triton_emd, '_backward', Recorder())
+    for batch in (1, 7, 16):
+        maps, weights = torch.zeros(batch, 5, 6, 4), torch.ones(batch, 5)
+        *_, saved = triton_emd.forward(maps, maps, weights, EMDOptions())
+        triton_emd.backward(maps, maps, saved, weights, EMDOptions())
+    assert len(seen) == 6 and seen[:2] == seen[2:4] == seen[4:]
 
 
 # --------------------------------------------------------------------------------------------------------------- on a GPU
-@needs_gpu
-@pytest.mark.parametrize('size', [(96, 72), (64, 48), (128, 128), (17, 23), (200, 150)])
-def test_real_kernel_at_real_sizes(size):
-    """Against float64 on the CPU; residents of 4, 8 and 16 warps, and tiles."""
-    from hdm_mmpose.transport import emd, triton_emd
+def inputs_of(dense: bool = False, dtype: torch.dtype = torch.float32, size: tuple[int, int] = (41, 37)):
+    """A map that asks for a gradient, a target, and weights one of which is 0; B, K, H, W all different, on the GPU."""
+    maps = torch.randn(2, 3, *size, device='cuda', dtype=dtype).requires_grad_()
+    target = torch.rand((2, 3, *size) if dense else (2, 3, 2), device='cuda') * 36
+    return maps, target, torch.tensor([[1.0, 0.0, 1.0], [0.5, 1.0, 1.0]], device='cuda')
 
-    heatmap = torch.randn(5, *size)
-    dots = torch.rand(5, 2) * torch.tensor([size[1] - 1.0, size[0] - 1.0])
-    how = EMDOptions(epsilon=0.25, potential='shannon')
-    cost, error, converged, _, gradient = triton_emd.emd_triton(heatmap.cuda(), dots.cuda(), how, True)
-    wide = heatmap.double().requires_grad_()
-    wanted = emd(wide, dots.double(), how).cost
-    slope, = torch.autograd.grad(wanted.sum(), wide)
-    assert converged.all()
-    torch.testing.assert_close(cost.cpu().double(), wanted.detach(), rtol=2e-5, atol=2e-5)
-    torch.testing.assert_close(gradient.cpu().double() / slope.abs().max(), slope / slope.abs().max(), rtol=0, atol=1e-4)
+
+def value_and_gradient(loss, maps, target, weights):
+    value = loss(maps, target, weights)
+    gradient, = torch.autograd.grad(value, maps)
+    return value.detach(), gradient
 
 
 @needs_gpu
-def test_auto_takes_the_kernel_where_it_is_listed_as_tested():
-    from hdm_mmpose.transport.backend import TESTED_GPUS, kernel_for
+@pytest.mark.parametrize('dense', [False, True])
+@pytest.mark.parametrize('backend', ['auto', 'triton'])
+def test_host_is_never_made_to_wait(dense, backend):
+    loss, inputs = DotLoss(backend=backend), inputs_of(dense)
+    value_and_gradient(loss, *inputs)  # compiles, and proves
+    torch.cuda.set_sync_debug_mode('error')
+    try:
+        value_and_gradient(loss, *inputs)
+    finally:
+        torch.cuda.set_sync_debug_mode('default')
 
-    heatmap = torch.rand(1, 5, 4, device='cuda')
-    assert kernel_for(heatmap, 'triton') is not None
-    assert (kernel_for(heatmap, 'auto') is not None) == (torch.cuda.get_device_capability() in TESTED_GPUS)
+
+@needs_gpu
+def test_cuda_graph():
+    loss, (maps, target, weights) = DotLoss(), inputs_of()
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        value_and_gradient(loss, maps, target, weights)
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        captured = value_and_gradient(loss, maps, target, weights)
+    with torch.no_grad():
+        maps.add_(torch.randn_like(maps))
+        target.mul_(0.5)
+    graph.replay()
+    torch.testing.assert_close(captured, value_and_gradient(loss, maps, target, weights))
+
+
+@needs_gpu
+@pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])
+def test_autocast(dtype):
+    """Maps come in half precision; the result is float32's of the same numbers, its gradient rounded once."""
+    loss, (maps, target, weights) = DotLoss(backend='triton'), inputs_of(dtype=dtype)
+    with torch.autocast('cuda', dtype=dtype):
+        value, gradient = value_and_gradient(loss, maps, target, weights)
+    wide = value_and_gradient(loss, maps.detach().float().requires_grad_(), target, weights)
+    assert value.dtype == torch.float32 and gradient.dtype == dtype
+    torch.testing.assert_close(value, wide[0])
+    torch.testing.assert_close(gradient, wide[1].to(dtype))
+
+
+@needs_gpu
+@pytest.mark.parametrize('dense', [False, True])
+def test_torch_compile_on_a_gpu(dense):
+    torch.compiler.reset()
+    loss, inputs = DotLoss(), inputs_of(dense)
+    torch.testing.assert_close(value_and_gradient(torch.compile(loss, fullgraph=True), *inputs), value_and_gradient(loss, *inputs))
