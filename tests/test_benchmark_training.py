@@ -126,7 +126,7 @@ def test_without_mmpose_it_says_so(benchmark, monkeypatch):
 def test_without_a_gpu(benchmark, root):
     with pytest.raises(SystemExit, match='torch sees no GPU'):
         benchmark.main(['--device', 'cuda', *TINY])
-    for command in (['bash', 'tools/benchmarks/gpu.sh', 'kernel'], [sys.executable, 'tools/benchmarks/launch.py']):
+    for command in (['bash', 'tools/benchmarks/gpu.sh', 'kernel'], [sys.executable, 'tools/benchmarks/gpu.py']):
         done = subprocess.run(command, cwd=root, text=True, capture_output=True, timeout=120,
                               env={**os.environ, 'PYTHON': sys.executable})
         assert done.returncode == 1 and 'torch sees no GPU' in done.stderr, done

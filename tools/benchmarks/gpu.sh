@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
 # Everything that needs a GPU, in one go: are the kernel's results right there, and what does it cost?
 #
-#   tools/benchmarks/gpu.sh [STAGE...]      default: kernel launch transport codec training
+#   tools/benchmarks/gpu.sh [STAGE...]      default: decisive kernel transport codec training
 #   tools/benchmarks/gpu.sh prepare         only for a machine without network: fetch the wheels it will need
 #
+#   decisive   in a few minutes, with torch, Triton and timm alone: the kernel against float64, a loss in multiples of
+#              KeypointMSELoss, a training step of HRNet; written after each part
 #   kernel     the tests of the Triton kernel, compiled instead of interpreted; autocast, CUDA graphs, torch.compile
-#   launch     layouts of the kernel: warps, tiles, registers
 #   transport  the loss alone against KeypointMSELoss and other solvers, and its scaling
 #   codec      decoding, against MMPose's per-sample decoder
 #   training   whole training steps, four networks, 17 and 133 keypoints, fp32 and mixed precision; of one network: training-NAME,
@@ -37,7 +38,8 @@ training() {  # of one network
 }
 
 install() {
-    [ ! -d "$WHEELS" ] || WHEELS="$WHEELS" PYTHON="$PYTHON" SITE="$SITE" tools/studies/gpu.sh install mmpose.models pytest
+    [ -n "${installed:-}" ] || [ ! -d "$WHEELS" ] || WHEELS="$WHEELS" PYTHON="$PYTHON" SITE="$SITE" tools/studies/gpu.sh install mmpose.models pytest
+    installed=yes
 }
 
 # name, then a command: its output to the terminal and to the log
@@ -55,16 +57,16 @@ run() {
     "$PYTHON" -c 'import torch; raise SystemExit(None if torch.cuda.is_available() else "torch sees no GPU")' || exit 1
     mkdir -p "$OUT/images"
     [ -f "$OUT/benchmarks.md" ] || cp docs/benchmarks.md "$OUT"
-    install
     { nvidia-smi; "$PYTHON" -m pip list 2> /dev/null; } >> "$OUT/benchmarks.log" 2>&1
     for name in "$@"; do
+        [ "$name" = decisive ] || install
         case $name in
+            decisive)
+                stage decisive "$PYTHON" tools/benchmarks/gpu.py --json "$OUT/decisive.json" --markdown "$OUT/benchmarks.md" ;;
             kernel)
                 stage kernel "$PYTHON" -m pytest -q -p no:cacheprovider --durations=5 -m '' -k 'not interpreted' \
                     tests/transport/triton_emd_kernel.py tests/transport/test_triton_emd.py \
                     tests/components/test_emd_heatmap_loss.py ;;
-            launch)
-                stage launch "$PYTHON" tools/benchmarks/launch.py --json "$OUT/launch.json" ;;
             transport)
                 stage transport "$PYTHON" tools/benchmarks/transport.py --device cuda --batch 64 --size 96 72 \
                     --json "$OUT/transport.json" --markdown "$OUT/benchmarks.md"
@@ -87,6 +89,6 @@ run() {
 case "${1:-}" in
     prepare) prepare ;;
     -h | --help) sed -n '2,/^set /{/^set /d;s/^# \{0,1\}//;p}' "$0" ;;
-    '') run kernel launch transport codec training ;;
+    '') run decisive kernel transport codec training ;;
     *) run "$@" ;;
 esac
