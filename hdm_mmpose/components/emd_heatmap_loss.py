@@ -25,7 +25,7 @@ class EMDHeatmapLoss(DotLoss):
     >>> value = loss(heatmaps, dots, torch.ones(2, 17))
     >>> value.backward()
     >>> f'{value.item():.3f}'
-    '5.011'
+    '5.013'
 
     Note:
         - batch size: B, keypoints: K, heatmap: H x W cells, centres at integers, coordinates x then y

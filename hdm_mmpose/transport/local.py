@@ -120,27 +120,29 @@ def table(distance: GroundDistance, epsilon: float, size: tuple[int, int], dtype
 
 
 class Solution(NamedTuple):
-    """Per joint: weights (J, 4) for which ``sum_m w_m K_m = 1`` at the nearest demander, marginal error and mass beyond the window (J,)."""
+    """Per joint: weights (J, 4) for which ``sum_m w_m K_m = 1`` at the nearest demander, marginal error, mass in and beyond the window."""
 
     weight: Tensor
     error: Tensor
+    held: Tensor
     beyond: Tensor
 
 
-def solve(cells: Tensor, mass: Tensor, table: Table, steps: int) -> Solution:
+def solve(cells: Tensor, unit: Tensor, mass: Tensor, table: Table, steps: int) -> Solution:
     """Solve for the demanders' weights.
 
     Args:
-        cells: (J, n) supplier masses in the window, 0 outside the map.
+        cells: (J, n) supplier masses in the window, in a ``unit`` (J,); 0 outside the map.
         mass: (J, 4) of the demanders, nearest first.
         steps: of Newton, at most.
     """
-    inside = cells.view(-1, len(table.y), len(table.x))[:, table.inner[0], table.inner[1]].flatten(1)
-    ring = times(cells, table.ring)
+    inside = cells.view(-1, len(table.y), len(table.x))[:, table.inner[0], table.inner[1]].flatten(1) * unit[:, None]
+    ring, held = times(cells, table.ring) * unit[:, None], cells.sum(-1) * unit
     # a matrix product adds up in sequence, and loses digits that only a mean can spare
     lump = (1 - inside.sum(-1)).clamp(min=0)
-    beyond = (1 - cells.sum(-1)).clamp(min=0)
-    mean = (ring + beyond[:, None]) / (ring[:, :1] + beyond[:, None]).clamp(min=torch.finfo(ring.dtype).tiny)
+    beyond = (1 - held).clamp(min=0)
+    beyond_or_nothing = (beyond + torch.finfo(ring.dtype).tiny)[:, None]  # 1 is as good a mean as any where there is nothing outside
+    mean = (ring + beyond_or_nothing) / (ring[:, :1] + beyond_or_nothing)
     first, second = zip(*PAIRS)
     mean_pairs = mean[:, list(first)] * mean[:, list(second)]
     weight, look = mass, may_look(mass)
@@ -163,7 +165,7 @@ def solve(cells: Tensor, mass: Tensor, table: Table, steps: int) -> Solution:
         exchange = exchange * weight[:, list(first)] * weight[:, list(second)]
         weight = weight * newton_factor(exchange, missing)
     nearest = table.kernel[:, table.corner[0] * len(table.x) + table.corner[1]]
-    return Solution(weight / (weight * nearest).sum(-1, keepdim=True), error, beyond)
+    return Solution(weight / (weight * nearest).sum(-1, keepdim=True), error, held, beyond)
 
 
 def newton_factor(exchange: Tensor, missing: Tensor) -> Tensor:
@@ -218,39 +220,40 @@ def forward(
     view = look_at(note.dots, size, window)
     read = read_softmax if isinstance(options.supplier, Softmax) else read_rule
     supply = read(maps, view, options)
-    cells = view.of(supply.masses).mul_(supply.unit[:, None])
+    cells = view.of(supply.masses)
     mass = unbiased_mass(view.mass, options.epsilon, options.ground_distance) if options.unbiased else view.mass
-    found = solve(cells, mass, window, newton_steps(options.epsilon))
+    found = solve(cells, supply.unit, mass, window, newton_steps(options.epsilon))
     total = times(found.weight, window.kernel)
-    mean_cost = times(found.weight, window.costly).div_(total).add_(window.reference)
-    cost = window.limit * found.beyond + (cells * mean_cost).sum(-1) + supply.poison
+    mean_cost = torch.addcdiv(window.reference, times(found.weight, window.costly), total)
+    cost = window.limit * found.beyond + (cells * mean_cost).sum(-1) * supply.unit + supply.poison
     companion = options.cross_entropy_weight
     loss = cost + companion * supply.cross_entropy
     gradient = maps.new_empty(0, dtype=dtype)
     if wants_gradient:
         # potentials count from that of the nearest demander's cell: near it they are small, and keep their digits
-        potential = total.log_().mul_(-options.epsilon).add_(window.reference)
+        potential = torch.add(window.reference, total.log_(), alpha=-options.epsilon, out=mean_cost)
         far = window.limit - options.epsilon * found.weight.sum(-1).log()
-        inside, logarithm = (cells * potential).sum(-1), None
+        inside, logarithm = (cells * potential).sum(-1) * supply.unit, None
         # the mean potential, from that of the nearest demander's cell and from that of the far cells
-        mean, below = inside + found.beyond * far, far * cells.sum(-1) - inside
+        mean, below = inside + found.beyond * far, far * found.held - inside
         masses, rate = rows_of(supply.masses, len(cost)), rows_of(supply.rate, len(cost))
         if options.objective == 'shannon':
             logarithm = (masses * supply.unit[:, None]).clamp_(min=SMALLEST).log_().mul_(options.epsilon)
             entropy = (logarithm * masses).sum(-1) * supply.unit
             mean, below = mean + entropy, below - entropy
-        factor = note.weight * supply.slope
-        near = cells if supply.rate is supply.masses else view.of(supply.rate).mul_(supply.unit[:, None])
-        near = potential.add_((companion - mean)[:, None]).mul_(near)
+        weight = note.weight * supply.slope
+        factor = weight * supply.unit
+        near = cells if supply.rate is supply.masses else view.of(supply.rate)
+        near = potential.add_((companion - mean + supply.poison)[:, None]).mul_(near.mul_(factor[:, None]))
         if companion and supply.dense is None:
-            window.corner_of(near).sub_(companion * view.mass.view(-1, 2, 2))
+            window.corner_of(near).sub_((companion * weight[:, None] * view.mass).view(-1, 2, 2))
         flat = one_more(maps, dtype)
-        gradient = torch.mul(rate, ((companion + below + supply.poison) * factor * supply.unit)[:, None], out=rows_of(flat, len(cost)))
-        flat.scatter_(0, view.index, near.mul_(factor[:, None]).flatten())
+        gradient = torch.mul(rate, (factor * (companion + below + supply.poison))[:, None], out=rows_of(flat, len(cost)))
+        flat.scatter_(0, view.index, near.flatten())
         if logarithm is not None:
-            gradient.addcmul_(logarithm.mul_(rate), (factor * supply.unit)[:, None])
+            gradient.addcmul_(logarithm.mul_(rate), factor[:, None])
         if companion and supply.dense is not None:
-            gradient.addcmul_(supply.dense, (factor * companion)[:, None], value=-1)
+            gradient.addcmul_(supply.dense, (weight * companion)[:, None], value=-1)
         gradient = silence(gradient, note.valid).view(maps.shape)
     loss = torch.where(note.valid, note.weight * loss, 0.0)
     return (*(each.view(*shape, *each.shape[1:]) for each in (loss, cost, found.error, note.dots, note.valid)), gradient)
@@ -287,13 +290,13 @@ class View(NamedTuple):
 
 def look_at(dots: Tensor, size: tuple[int, int], table: Table) -> View:
     """Find the window of each dot (J, 2) on maps of this size (H, W)."""
-    largest = dots.new_tensor([size[1] - 1, size[0] - 1])
-    near = torch.minimum((dots + 0.5).floor(), largest)
-    ahead = torch.where((dots >= near) & (near < largest), 1, -1)  # the square stays on the map
+    largest, somewhere = dots.new_tensor([size[1] - 1, size[0] - 1]), dots.nan_to_num(nan=0.0)
+    near = torch.minimum((somewhere + 0.5).floor(), largest)
+    ahead = torch.where((somewhere >= near) & (near < largest), 1, -1)  # the square stays on the map
     off = (dots - near).abs()
     beside = torch.stack([1 - off, off], -1)  # (J, x and y, near and far)
     mass = (beside[:, 1, :, None] * beside[:, 0, None, :]).flatten(1)
-    start = near.nan_to_num(nan=0.0).long()
+    start = near.long()
     column, row = start[:, :1] + ahead[:, :1] * table.x, start[:, 1:] + ahead[:, 1:] * table.y
     first = torch.arange(len(dots), device=dots.device)[:, None] * (size[0] * size[1])
     nowhere = len(dots) * size[0] * size[1]

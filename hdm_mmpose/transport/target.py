@@ -94,10 +94,8 @@ def centroid(target: Tensor) -> Tensor:
     Returns:
         (..., 2) in heatmap cells, x then y; (inf, inf) for a target without mass.
     """
-    mass = target.clamp(min=0)
-    rows, columns = mass.sum(-1), mass.sum(-2)
-    x, y = (_mean_cell(each, each.new_zeros(each.shape[:-1])) for each in (columns, rows))
-    return torch.stack([x, y], -1).masked_fill((rows.sum(-1) == 0)[..., None], torch.inf)
+    centre = _centre_of_mass(target, target.new_zeros(*target.shape[:-2], 2))
+    return centre.masked_fill((target.amax((-2, -1)) <= 0)[..., None], torch.inf)
 
 
 def read_target(target: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -120,36 +118,43 @@ def read_target(target: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         (..., 2) dots in cells, x then y, not clamped; NaN where the target holds NaN or infinity, without meaning where no cell
         is positive. (...) the largest entry. (...) bool, whether it is neither a Gaussian nor compact, and the dot a guess.
     """
+    size = target.shape[-2:]
     rows = target.amax(-1)
     peak, row = rows.max(-1)  # the first of equal ones
-    across = target.gather(-2, row[..., None, None].expand(*row.shape, 1, target.shape[-1])).squeeze(-2)
+    across = target.gather(-2, row[..., None, None].expand(*row.shape, 1, size[1])).squeeze(-2)
     column = across.argmax(-1)
-    down = target.gather(-1, column[..., None, None].expand(*column.shape, target.shape[-2], 1)).squeeze(-1)
-    mass = target.clamp(min=0)
-    x, x_guessed = _centre(across, column, mass.sum(-2))
-    y, y_guessed = _centre(down, row, mass.sum(-1))
-    return torch.stack([x, y], -1), peak, x_guessed | y_guessed
+    down = target.gather(-1, column[..., None, None].expand(*column.shape, size[0], 1)).squeeze(-1)
+    x, x_gaussian = _gaussian_centre(across, column)
+    y, y_gaussian = _gaussian_centre(down, row)
+    dots, found, place = torch.stack([x, y], -1), torch.stack([x_gaussian, y_gaussian], -1), torch.stack([column, row], -1)
+    other = ~found.all(-1)
+    if not may_look(target):
+        mean = _centre_of_mass(target, place)
+    elif other.any():  # spares Gaussian targets the passes over the map
+        mean = torch.zeros_like(dots)
+        mean[other] = _centre_of_mass(target[other], place[other])
+    else:
+        return dots, peak, other
+    return torch.where(found, dots, mean), peak, (~found & ((mean - place).abs() > 1)).any(-1)
 
 
-def _centre(line: Tensor, peak: Tensor, masses: Tensor) -> tuple[Tensor, Tensor]:
-    """Where a target is centred along one axis, and whether that is a guess.
-
-    Args:
-        line: (..., cells) through the maximum.
-        peak: (...) index of the maximum.
-        masses: (..., cells) positive part summed over the other axis.
-    """
-    mean = _mean_cell(masses, peak)
-    guessed = (mean - peak).abs() > 1
+def _gaussian_centre(line: Tensor, peak: Tensor) -> tuple[Tensor, Tensor]:
+    """(...) where the Gaussian through three cells of a line (..., cells) round its ``peak`` is centred, and whether there is one."""
     if line.shape[-1] < 3:
-        return mean, guessed
+        return peak.to(line.dtype), torch.zeros_like(peak, dtype=torch.bool)
     middle = peak.clamp(1, line.shape[-1] - 2)
     three = line.gather(-1, middle[..., None] + torch.arange(-1, 2, device=line.device))
     left, centre, right = three.log().unbind(-1)
     # two differences, because 2 log t_0 would be rounded
     bend = (centre - left) + (centre - right)
     gaussian = (three > 0).all(-1) & (bend > 1e-6) & bend.isfinite()
-    return torch.where(gaussian, middle + (right - left) / (2 * bend), mean), guessed & ~gaussian
+    return middle + (right - left) / (2 * bend), gaussian
+
+
+def _centre_of_mass(target: Tensor, place: Tensor) -> Tensor:
+    """(..., 2) centre of the positive cells of (..., H, W), counted from a ``place`` (..., 2) close to it, which keeps digits."""
+    mass = target.clamp(min=0)
+    return torch.stack([_mean_cell(mass.sum(-2), place[..., 0]), _mean_cell(mass.sum(-1), place[..., 1])], -1)
 
 
 def _mean_cell(masses: Tensor, origin: Tensor) -> Tensor:

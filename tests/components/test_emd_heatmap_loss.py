@@ -458,3 +458,12 @@ def test_torch_compile_on_a_gpu():
     loss, *inputs = loss_and_inputs('cuda', dense=True, backend='triton')
     compiled = compile_loss(loss)
     torch.testing.assert_close(value_and_gradient(compiled, *inputs), value_and_gradient(loss, *inputs), rtol=1e-5, atol=1e-6)
+
+
+def test_the_example_in_the_docstring():
+    import doctest
+
+    from hdm_mmpose.components import emd_heatmap_loss
+
+    result = doctest.testmod(emd_heatmap_loss, extraglobs={'torch': torch})
+    assert result.failed == 0 and result.attempted == 6
