@@ -61,17 +61,3 @@ def test_no_file_names_the_other_half(root: Path, folder: str):
             assert parts[0] not in MM, f'{file}: {name}'
             assert parts[0] != 'hdm_mmpose' or len(parts) < 2 or parts[1] not in OURS_WITH_MM, f'{file}: {name}'
             assert parts[:2] != ['tests', 'components'], f'{file}: {name}'
-
-
-@pytest.mark.parametrize('module', ['fcntl', 'grp', 'pwd', 'resource', 'termios', 'pty', 'posix', 'syslog'])
-def test_no_file_of_the_package_needs_a_posix_module(root: Path, module: str):
-    """MMPose runs on Windows and macOS, too."""
-    for file in (root / 'hdm_mmpose').glob('**/*.py'):
-        assert module not in {name.split('.')[0] for name in imported(file)}, file
-
-
-@pytest.mark.parametrize('name', ['fork', 'geteuid', 'getloadavg', 'killpg', 'sched_getaffinity', 'setsid', 'uname'])
-def test_no_file_of_the_package_calls_a_posix_function(root: Path, name: str):
-    for file in (root / 'hdm_mmpose').glob('**/*.py'):
-        for node in ast.walk(ast.parse(file.read_text(encoding='utf-8'))):
-            assert not (isinstance(node, ast.Attribute) and node.attr == name), f'{file}:{node.lineno}'
