@@ -69,4 +69,4 @@ def scalars(work_dir: Path) -> list[dict]:
 
 def loss_curve(work_dir: Path) -> dict[int, float]:
     """Logged loss by iteration; of an iteration that was run twice, the later one."""
-    return {line['iter']: line['loss'] for line in scalars(work_dir) if 'loss' in line}
+    return {line['step']: line['loss'] for line in scalars(work_dir) if 'loss' in line}
