@@ -5,6 +5,7 @@
 Every time is the median over interleaved, warmed-up repeats, with the quartiles beside it; heatmaps rotate through several
 batches, more than the caches hold.  Nothing is printed before results have been compared: encoded dots with their
 centroids, decoded maps with the plain float64 computation.  Decoding ends with keypoints on the host, whatever the device.
+On a CPU it is processor time of one thread, which other work on the machine changes little.
 
 Without MMPose (a bare machine with a GPU) the core of the decoder is timed alone.
 """
@@ -13,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -35,6 +37,7 @@ STOCK, DARK = 'MSRAHeatmap', 'MSRAHeatmap(unbiased=True)'
 FLOOR = 'the highest cell alone (torch.amax)'  # no decoder is faster than one look at each cell
 
 try:
+    import cv2
     from mmpose.codecs import MSRAHeatmap
 
     from hdm_mmpose.components import DotAnnotationCodec, SubPixelDecoder
@@ -76,7 +79,7 @@ def benchmark_encode(args: argparse.Namespace) -> list[dict]:
         check('encode', np.abs((centroid + .5) * STRIDE - .5 - points[0]).max(), 1e-4)
     codecs = {STOCK: MSRAHeatmap(sigma=3., **sizes), **ours}
     runners = {name: lambda _, codec=codec: [codec.encode(*person) for person in people] for name, codec in codecs.items()}
-    rows = time_in_turns(runners, 'cpu', args.repeats).items()
+    rows = time_in_turns(runners, 'cpu', args.repeats, time.process_time).items()
     return [dict(task='encode one sample', device='cpu', codec=name,
                  **{key: value / ENCODES_PER_REPEAT for key, value in row.items() if key != 'repeats'}) for name, row in rows]
 
@@ -126,7 +129,8 @@ def benchmark_decode(model: str, device: str, args: argparse.Namespace) -> list[
         runners[name_of(rule, blur)] = lambda repeat, decode=decode: decode(batches[repeat % BATCHES])
     if device == 'cuda':
         torch.cuda.synchronize()
-    rows = time_in_turns(runners, 'cpu', args.repeats)  # the host's clock: keypoints end there
+    clock = time.perf_counter if device == 'cuda' else time.process_time
+    rows = time_in_turns(runners, 'cpu', args.repeats, clock)  # the host's: keypoints end there
     return [dict(task='decode', maps=model, device=device, codec=name, **row) for name, row in rows.items()]
 
 
@@ -167,15 +171,15 @@ def main() -> None:
     parser.add_argument('--json', type=Path, help='write the results there too')
     parser.add_argument('--markdown', type=Path, help='replace the table between the markers `codec-DEVICE` in this file')
     parser.add_argument('--device', choices=('cpu', 'cuda'), default='cpu')
-    parser.add_argument('--threads', type=int, help="torch's threads on the CPU; MSRAHeatmap always uses one")
     parser.add_argument('--repeats', type=int, default=30)
     parser.add_argument('--shape', type=int, nargs=4, default=(64, 17, 64, 48), metavar=('B', 'K', 'H', 'W'))
     args = parser.parse_args()
     args.shape = tuple(args.shape)
     if args.markdown:
         find_block(args.markdown, f'codec-{args.device}')
-    if args.threads:
-        torch.set_num_threads(args.threads)
+    torch.set_num_threads(1)
+    if MSRAHeatmap is not None:
+        cv2.setNumThreads(1)
     about = machine(args.device, SEED)
     rows = benchmark_encode(args) if MSRAHeatmap is not None else []
     with torch.inference_mode():

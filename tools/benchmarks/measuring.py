@@ -59,21 +59,23 @@ def installed(package: str) -> str | None:
         return None
 
 
-def time_in_turns(runners: dict[str, Callable[[int], object]], device: str, repeats: int) -> dict[str, dict[str, float]]:
-    """Seconds of each runner, called in turns with the number of the repeat; ``summary`` of each."""
+def time_in_turns(
+    runners: dict[str, Callable[[int], object]], device: str, repeats: int, clock: Callable[[], float] = time.perf_counter
+) -> dict[str, dict[str, float]]:
+    """Seconds of each runner, called in turns with the number of the repeat; ``summary`` of each.  ``clock`` is the host's."""
     times: dict[str, list[float]] = {name: [] for name in runners}
     for repeat in range(-WARM_UP, repeats):
         for name, runner in runners.items():
-            seconds = (_on_gpu if device == 'cuda' else _on_cpu)(runner, repeat)
+            seconds = _on_gpu(runner, repeat) if device == 'cuda' else _on_cpu(runner, repeat, clock)
             if repeat >= 0:
                 times[name].append(seconds)
     return {name: summary(values) for name, values in times.items()}
 
 
-def _on_cpu(runner: Callable[[int], object], repeat: int) -> float:
-    start = time.perf_counter()
+def _on_cpu(runner: Callable[[int], object], repeat: int, clock: Callable[[], float]) -> float:
+    start = clock()
     runner(repeat)
-    return time.perf_counter() - start
+    return clock() - start
 
 
 def _on_gpu(runner: Callable[[int], object], repeat: int) -> float:
