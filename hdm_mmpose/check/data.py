@@ -1,144 +1,209 @@
-"""``python -m hdm_mmpose check CONFIG --data``: what is wrong in the annotation files a config reads.
+"""``check CONFIG --data``: what MMPose's own data sets make of the files a config reads.
 
-MMPose meets these in the middle of a training, in a worker process, or not at all. Only COCO's format is read; pictures are
-looked for and must hold something, but are not opened.
+Each data set is built as MMPose builds it, and what came in is compared with what came out: every class that MMPose can read is
+covered, those of others too. MMPose meets these faults in the middle of a training, in a worker process, or not at all.
 """
 
 from __future__ import annotations
 
+import contextlib
+import copy
+import inspect
+import io
 import json
-import math
 import os
+import traceback
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from typing import Any
 
 from mmengine.config import Config
+from mmpose.registry import DATASETS
 from mmpose.utils import register_all_modules
 
-from .finding import Finding, error, plural, warning
-from .parts import declared_joints, read_parts
+from .evaluation import try_data
+from .finding import DATA_RULES, Finding, error, merge_findings, run_rule
+from .parts import ConfigParts, class_of, read_parts
 
 SHOWN = 5  # how many of the faulty ones are named
+IMAGE_KEYS = ('file_name', 'height', 'width')  # of COCO's format; all other keys that MMPose reads are the annotations'
+
+
+@dataclass
+class ReadDataset:
+    """A data set as MMPose reads it, beside its file.
+
+    Attributes:
+        where: dotted path in the config.
+        cfg: its dict.
+        parts: those of the whole config.
+        path: its annotation file, as MMEngine joins it.
+        content: what the file holds, or None if it is no JSON.
+        built: the data set, its pipeline left out, or None where building fails.
+        entries: what it hands to its pipeline, one per sample; empty where building fails.
+    """
+
+    where: str
+    cfg: dict
+    parts: ConfigParts
+    path: str
+    content: Any = None
+    built: Any = None
+    entries: list[dict] = field(default_factory=list)
+
+    def listed(self, key: str) -> list[dict]:
+        """A list of dicts in the file (``images``, ``annotations``, ...); empty where there is none."""
+        value = self.content.get(key) if isinstance(self.content, dict) else None
+        return [each for each in value if isinstance(each, dict)] if isinstance(value, list) else []
+
+    @property
+    def from_boxes(self) -> bool:
+        """Whether the samples are a detector's boxes, which have no joints."""
+        return bool(self.cfg.get('bbox_file')) and bool(self.cfg.get('test_mode'))
 
 
 def check_data(cfg: Config | dict) -> list[Finding]:
-    """Look through the annotation files of all data sets of a merged config.
+    """Look through the data of a merged config; findings as :func:`hdm_mmpose.check.check_config` gives them.
 
     Args:
         cfg: as read by ``Config.fromfile``; not changed.
     """
+    return merge_findings(finding for findings in check_data_sets(cfg).values() for finding in findings)
+
+
+def check_data_sets(cfg: Config | dict, sound: bool = True) -> dict[str, list[Finding]]:
+    """What each rule finds in the data of a merged config, by what it compares; where the config is sound, data are tried too."""
     register_all_modules()
-    parts = read_parts(cfg.to_dict() if isinstance(cfg, Config) else cfg)
-    # A config's own joint count is the one after KeypointConverter, which the file does not have.
-    return [finding for where, dataset, _ in parts.datasets for finding in check_dataset(where, dataset, declared_joints(dataset))]
+    parts = read_parts(cfg)
+    found: dict[str, list[Finding]] = {'files': []}
+    for where, dataset, _ in parts.datasets:
+        data = ReadDataset(where, dataset, parts, os.path.join(dataset.get('data_root') or '', dataset.get('ann_file') or ''))
+        problems = list(read(data))
+        found['files'] += problems
+        if data.content is None and data.built is None:
+            continue
+        for rule in DATA_RULES:
+            found.setdefault(rule.subject, []).extend(run_rule(rule, data))
+    if sound and not any(finding.level == 'error' for findings in found.values() for finding in findings):
+        found.update(try_data(parts))
+    return found
 
 
-def check_dataset(where: str, dataset: dict, joints: int | None) -> Iterator[Finding]:
-    """Findings in one data set; ``joints`` is the number its meta information declares."""
-    boxes = dataset.get('bbox_file')
-    if boxes and not os.path.exists(boxes):
-        yield error('no-boxes', where, f'{boxes} does not exist', 'put the file there, or bbox_file=None for the annotated boxes')
-    try:
-        yield from check_annotations(where, dataset, joints)
-    except (AttributeError, IndexError, KeyError, TypeError) as problem:
-        yield error('format', where, f'{annotation_file(dataset)} is not as COCO writes it: {type(problem).__name__}: {problem}',
-                    'compare it with https://cocodataset.org/#format-data')
-
-
-def annotation_file(dataset: dict) -> str:
-    """Path of a data set's annotation file, as MMPose joins it."""
-    return os.path.join(dataset.get('data_root') or '', dataset.get('ann_file') or '')
-
-
-def check_annotations(where: str, dataset: dict, joints: int | None) -> Iterator[Finding]:
-    """Findings in the annotation file and the pictures of one data set; ``joints`` as in :func:`check_dataset`."""
-    path = annotation_file(dataset)
-    try:
-        with open(path, encoding='utf-8') as file:
-            content = json.load(file)
-    except OSError as problem:
-        yield error('no-annotations', where, f'{path} cannot be read: {problem.strerror}', 'put the file there, or correct the path')
+def read(data: ReadDataset) -> Iterator[Finding]:
+    """Read the file and build the data set; findings where either fails."""
+    boxes = data.cfg.get('bbox_file') if data.cfg.get('test_mode') else None
+    missing = [
+        (rule, path, repair)
+        for rule, path, repair in (
+            ('no-boxes', boxes, 'put the file there, or bbox_file=None for the annotated boxes'),
+            ('no-annotations', data.path if data.cfg.get('ann_file') else '', 'put the file there, or correct the path'),
+        )
+        if isinstance(path, str) and path and '://' not in path and not os.path.exists(path)
+    ]
+    for rule, path, repair in missing:
+        yield error(rule, data.where, f'{path} does not exist', repair)
+    if missing:
         return
+    try:
+        data.content = read_json(data.path)
     except ValueError as problem:
-        yield error('not-json', where, f'{path} is not JSON: {problem}', 'write the file again')
+        yield error('not-json', data.where, f'{data.path} is not JSON: {problem}', 'write the file again')
         return
-    if not isinstance(content, dict):  # MPII's format and others
-        return
-    missing = [key for key in ('images', 'annotations', 'categories') if not content.get(key)]
-    if 'categories' in missing:
-        yield error('no-categories', where, f'{path} has no categories, which evaluation needs', 'add the category of persons')
-    persons = [person for person in content.get('annotations') or [] if person.get('keypoints')]
-    if not persons or 'images' in missing:
-        yield error('no-persons', where, f'{path} has no person with joints', 'look at how the split was made')
-        return
-    yield from check_persons(where, path, persons, joints, {image['id']: image for image in content['images']})
-    seen = {person.get('image_id') for person in persons}  # of the others MMPose reads only what a detector's boxes name
-    yield from check_pictures(where, dataset, [image for image in content['images'] if dataset.get('bbox_file') or image['id'] in seen])
-
-
-def check_persons(where: str, path: str, persons: list[dict], joints: int | None, images: dict[Any, dict]) -> Iterator[Finding]:
-    """Findings in the annotated persons: joint counts, coordinates, boxes; ``images`` by id."""
-    counts = sorted({len(person['keypoints']) // 3 for person in persons} - {joints}) if joints else []
-    for count in counts:
-        bad = [person for person in persons if len(person['keypoints']) // 3 == count]
-        yield error('joint-count', where, f'{path}: {list_annotations(bad)} with {count} joints, the data set has {joints}',
-                    'use the data set class that fits, or correct the file')
-    bad = [person for person in persons if not all(finite(joint) for joint in visible(person))]
-    if bad:
-        yield error('not-finite', where, f'{path}: {list_annotations(bad)} with a visible joint that is not finite',
-                    'set the visibility of such joints to 0')
-    bad = [person for person in persons if 'bbox' not in person or not (person['bbox'][2] > 0 and person['bbox'][3] > 0)]
-    if bad:
-        yield warning('bad-box', where, f'{path}: {list_annotations(bad)} without a box of positive size; MMPose leaves them out',
-                      'correct the boxes: x, y, width, height')
-    bad = [person for person in persons if visible(person) and person.get('image_id') in images
-           and not any(inside(joint, images[person['image_id']]) for joint in visible(person))]
-    if bad:
-        yield warning('all-outside', where, f'{path}: {list_annotations(bad)} with all joints outside the picture: nothing is learnt',
-                      'look at the unit and origin of the coordinates')
-
-
-def check_pictures(where: str, dataset: dict, images: list[dict]) -> Iterator[Finding]:
-    """Pictures that are not there, or are empty files."""
-    folder = os.path.normpath(os.path.join(dataset.get('data_root') or '', (dataset.get('data_prefix') or {}).get('img', '')))
-    sizes = {image['file_name']: size(os.path.join(folder, image['file_name'])) for image in images}
-    absent = [name for name, bytes_there in sizes.items() if bytes_there is None]
-    if absent:
-        yield error('no-picture', where, f'{len(absent)} of {len(images)} pictures are not in {folder}: {first(absent)}',
-                    'put them there, or correct data_prefix')
-    empty = [name for name, bytes_there in sizes.items() if bytes_there == 0]
-    if empty:
-        yield error('empty-picture', where, f'{len(empty)} of {len(images)} pictures in {folder} are empty files: {first(empty)}',
-                    'copy them again')
-
-
-def size(path: str) -> int | None:
-    """Bytes in a file, or None if it does not exist."""
     try:
-        return os.path.getsize(path)
-    except OSError:
+        data.built = build(data.cfg)
+        data.entries = [data.built.get_data_info(index) for index in range(len(data.built))]
+    except Exception as problem:  # a class may raise anything
+        yield from why_not_read(data, problem)
+
+
+def read_json(path: str) -> Any:
+    """What a ``.json`` file holds; None for any other."""
+    if not path.endswith('.json') or not os.path.isfile(path):
         return None
+    with open(path, encoding='utf-8') as file:
+        return json.load(file)
 
 
-def visible(person: dict) -> list[tuple[float, float]]:
-    """(x, y) of the joints whose visibility is not 0."""
-    values = person['keypoints']
-    return [(x, y) for x, y, seen in zip(values[::3], values[1::3], values[2::3]) if seen]
+def build(cfg: dict) -> Any:
+    """A data set without its pipeline, as MMPose builds it; what it prints is not shown."""
+    cfg = {**copy.deepcopy(cfg), 'pipeline': []}
+    takes = inspect.signature(class_of(cfg, DATASETS)).parameters
+    if 'serialize_data' in takes or any(each.kind is each.VAR_KEYWORD for each in takes.values()):
+        cfg['serialize_data'] = False  # an empty list cannot be serialised
+    with contextlib.redirect_stdout(io.StringIO()):
+        return DATASETS.build(cfg)
 
 
-def finite(joint: tuple[float, float]) -> bool:
-    """Whether both coordinates, x and y, are finite numbers."""
-    return all(isinstance(value, (int, float)) and math.isfinite(value) for value in joint)
+def why_not_read(data: ReadDataset, problem: Exception) -> Iterator[Finding]:
+    """A finding that names file, entries and repair."""
+    kind = getattr(class_of(data.cfg, DATASETS), '__name__', data.cfg.get('type'))
+    entries = faulty_boxes(data) if data.from_boxes else faulty_entries(data, problem)
+    what = f'{kind} cannot read {data.path}: {type(problem).__name__}: {problem}'
+    if isinstance(problem, KeyError) and problem.args and not data.from_boxes:
+        key = problem.args[0]
+        lacking = [each for each in data.listed('images' if key in IMAGE_KEYS else 'annotations') if key not in each]
+        if entries and lacking:
+            entries = lacking
+        what = f'{kind} reads {key!r}, which {list_ids(entries) if entries else "an entry"} of {data.path} lacks'
+    elif entries:
+        what = f'{kind} cannot read {list_ids(entries)} of {data.path}: {type(problem).__name__}: {problem}'
+    if data.from_boxes:
+        what = f'{kind} cannot read the boxes of {data.cfg["bbox_file"]}: {type(problem).__name__}: {problem}'
+        what += (
+            f'; {len(entries)} of them name a picture that {data.path} lacks, or have no score, category_id or bbox '
+            f'(image_id {first([repr(box.get("image_id")) for box in entries])})'
+            if entries
+            else ''
+        )
+    yield error('not-read', data.where, what, 'correct these entries of the file, or use the data set class that reads its format')
 
 
-def inside(joint: tuple[float, float], image: dict) -> bool:
-    """Whether a joint (x, y), in pixels, lies in its picture; one that is not finite is not judged, nor a side that is not known."""
-    return not finite(joint) or (0 <= joint[0] <= image.get('width', math.inf) and 0 <= joint[1] <= image.get('height', math.inf))
+def faulty_entries(data: ReadDataset, problem: Exception) -> list[dict]:
+    """The entries of the file that a data set class was reading when it failed; all that fail alike, where it reads one by one."""
+    frames = [frame.f_locals for frame, _ in traceback.walk_tb(problem.__traceback__)]
+    entry = next(
+        (
+            names[name]
+            for names in reversed(frames)
+            for name in ('ann', 'raw_ann_info', 'anno', 'det', 'img')
+            if isinstance(names.get(name), dict)
+        ),
+        None,
+    )
+    parse = next((names['self'] for names in frames if hasattr(names.get('self'), 'parse_data_info')), None)
+    images = {str(image.get('id')): image for image in data.listed('images')}
+    failing = []
+    for annotation in data.listed('annotations') if parse is not None else []:
+        image = dict(images.get(str(annotation.get('image_id')), {}), img_path='', img_id=annotation.get('image_id'))
+        try:
+            parse.parse_data_info(dict(raw_ann_info=copy.deepcopy(annotation), raw_img_info=image))
+        except type(problem):
+            failing.append(annotation)
+        except Exception:  # another fault, which will be said once this one is repaired
+            continue
+    return failing or ([entry] if entry else [])
 
 
-def list_annotations(persons: list[dict]) -> str:
+def faulty_boxes(data: ReadDataset) -> list[dict]:
+    """Boxes of a detector that lack a key, or name a picture that the annotation file does not list."""
+    boxes = read_json(data.cfg['bbox_file'])
+    pictures = {image.get('id') for image in data.listed('images')}
+    return (
+        [
+            box
+            for box in boxes
+            if isinstance(box, dict) and (not {'category_id', 'image_id', 'bbox', 'score'} <= box.keys() or box['image_id'] not in pictures)
+        ]
+        if isinstance(boxes, list)
+        else []
+    )
+
+
+def list_ids(entries: list[dict], what: str = 'annotation') -> str:
     """How many, and the first of them."""
-    return f'{plural(len(persons), "annotation")} (id {first([str(person.get("id")) for person in persons])})'
+    noun = what if any('image_id' in each or what != 'annotation' for each in entries) else 'entry'
+    number = f'{len(entries)} {noun}' if len(entries) == 1 else f'{len(entries)} {noun[:-1] + "ie" if noun.endswith("y") else noun}s'
+    return f'{number} (id {first([str(each.get("id")) for each in entries])})'
 
 
 def first(names: list[str]) -> str:

@@ -6,11 +6,14 @@ The rules compare these parts. Nothing here compares, and nothing is built.
 from __future__ import annotations
 
 import inspect
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from numbers import Real
 from typing import Any
 
+from mmengine.config import Config
+from mmengine.registry import Registry
 from mmpose.datasets.datasets.utils import parse_pose_metainfo
 from mmpose.models.heads.base_head import BaseHead
 from mmpose.registry import DATASETS, KEYPOINT_CODECS, MODELS
@@ -103,6 +106,8 @@ class ConfigParts:
 
     Attributes:
         cfg: the whole config.
+        filename: where it was read from, or None.
+        lazy: whether it is in MMEngine's pure Python style, in which ``custom_imports`` is ignored.
         heads: heads anywhere in ``model``; those inside others, such as ``VisPredictHead``'s, are of their own.
         encoders: encoders of all pipelines; lists are taken apart.
         crops: all ``TopdownAffine`` of all pipelines.
@@ -118,6 +123,8 @@ class ConfigParts:
     datasets: list[tuple[str, dict, int | None]]
     hooks: list[Part]
     codecs: list[Codec]
+    filename: str | None = None
+    lazy: bool = False
 
     @property
     def decoders(self) -> list[Codec]:
@@ -132,9 +139,12 @@ class ConfigParts:
         return (self.cfg.get('model') or {}).get('test_cfg') or {}
 
 
-def read_parts(cfg: dict) -> ConfigParts:
+def read_parts(cfg: Config | dict) -> ConfigParts:
     """Collect the parts of a merged config."""
-    pipelines = {name: cfg[name]['dataset'] for name in LOADERS if (cfg.get(name) or {}).get('dataset')}
+    filename = cfg.filename if isinstance(cfg, Config) else None
+    cfg = cfg.to_dict() if isinstance(cfg, Config) else cfg
+    loaders = {name: cfg[name] for name in LOADERS if isinstance(cfg.get(name), dict)}
+    pipelines = {name: loader['dataset'] for name, loader in loaders.items() if isinstance(loader.get('dataset'), dict)}
     steps = [part for name, dataset in pipelines.items() for part in walk(dataset, f'{name}.dataset')]
     steps += walk(cfg.get('custom_hooks') or [], 'custom_hooks')  # PipelineSwitchHook brings another pipeline
     encoders = [codec for part in steps if part.type == 'GenerateTarget'
@@ -147,13 +157,26 @@ def read_parts(cfg: dict) -> ConfigParts:
         datasets=[entry for name, dataset in pipelines.items() for entry in datasets_in(dataset, f'{name}.dataset')],
         hooks=[Part(f'custom_hooks[{index}]', hook) for index, hook in enumerate(cfg.get('custom_hooks') or [])
                if isinstance(hook, dict) and 'type' in hook],
-        codecs=codecs_in(cfg.get('codec'), 'codec'))
+        codecs=codecs_in(cfg.get('codec'), 'codec'),
+        filename=filename,
+        lazy=is_lazy(filename))
+
+
+def is_lazy(filename: str | None) -> bool:
+    """Whether a file is in MMEngine's pure Python style (MMEngine 0.8 and later)."""
+    return bool(filename) and os.path.isfile(filename) and hasattr(Config, '_is_lazy_import') and Config._is_lazy_import(filename)
 
 
 def type_name(cfg: dict) -> str:
     """Last part of ``type``, which may be a string with a scope or a module in front, a class, or missing."""
     kind = cfg.get('type', '')
     return str(kind).rpartition('.')[2] if isinstance(kind, str) else getattr(kind, '__name__', str(kind))
+
+
+def class_of(cfg: dict, registry: Registry) -> Any:
+    """What a dict builds, from a registry or named itself, or None if nothing of the name is registered."""
+    kind = cfg.get('type')
+    return registry.get(kind) if isinstance(kind, str) else kind
 
 
 def walk(value: Any, where: str) -> Iterator[Part]:
@@ -190,25 +213,39 @@ def codecs_in(value: Any, where: str) -> list[Codec]:
 
 def datasets_in(dataset: dict, where: str, joints: int | None = None) -> Iterator[tuple[str, dict, int | None]]:
     """Data sets inside a data set, each with the number of joints that reaches the model."""
-    converted = [step['num_keypoints'] for step in dataset.get('pipeline') or []
+    pipeline = dataset.get('pipeline')
+    converted = [step['num_keypoints'] for step in (pipeline if isinstance(pipeline, (list, tuple)) else [])
                  if isinstance(step, dict) and type_name(step) == 'KeypointConverter' and 'num_keypoints' in step]
     joints = joints or (converted[-1] if converted else None)
-    inner = dataset.get('datasets') or ([dataset['dataset']] if isinstance(dataset.get('dataset'), dict) else [])
+    several = dataset.get('datasets')
+    inner = {f'{where}.datasets[{index}]': each for index, each in enumerate(several)} if isinstance(several, (list, tuple)) else {}
+    if isinstance(dataset.get('dataset'), dict):
+        inner[f'{where}.dataset'] = dataset['dataset']
     if not inner:
         yield where, dataset, joints or declared_joints(dataset)
-    for index, each in enumerate(inner):
-        path = f'{where}.datasets[{index}]' if dataset.get('datasets') else f'{where}.dataset'
-        yield from datasets_in(each, path, joints)
+    for path, each in inner.items():
+        if isinstance(each, dict):
+            yield from datasets_in(each, path, joints)
 
 
 def declared_joints(dataset: dict) -> int | None:
     """Number of joints in a data set's meta information, or None if it cannot be read."""
-    built = DATASETS.get(type_name(dataset))
-    metainfo: dict = dict(dataset.get('metainfo') or getattr(built, 'METAINFO', {}))
     try:
-        return int(parse_pose_metainfo(metainfo)['num_keypoints'])
-    except (TypeError, ValueError, KeyError, AssertionError, OSError):  # the data set itself will say
+        return int(meta_of(dataset)['num_keypoints'])
+    except Exception:  # metainfo may be anything, and a rule of its own says what is wrong with it
         return None
+
+
+def meta_of(dataset: dict) -> dict:
+    """The meta information of a data set, parsed as MMPose parses it.
+
+    Raises:
+        Exception: whatever it raises for what it cannot read.
+    """
+    metainfo = dataset.get('metainfo') or getattr(class_of(dataset, DATASETS), 'METAINFO', {})
+    if not isinstance(metainfo, dict):
+        raise TypeError(f'metainfo must be a dict, got {metainfo!r}')
+    return parse_pose_metainfo(dict(metainfo))
 
 
 def supplier_or_none(spec: Any) -> SupplierRule | None:

@@ -42,10 +42,14 @@ PAIRED_HEADS = ('DSNTHead',)  # their loss is called with [coordinates, heatmaps
 WATCHING = ('EpsilonScheduleHook', 'HeatmapPictureHook', 'TransportMonitorHook')  # hooks that need a model with our loss
 
 
-@config_rule('model', {
-    'no-model': 'the config describes no model',
-    'fragment': 'the config is only a part that others inherit from: its model has no type',
-    'unused': 'nothing of this package is in the config'})
+@config_rule(
+    'model',
+    {
+        'no-model': 'the config describes no model',
+        'fragment': 'the config is only a part that others inherit from: its model has no type',
+        'unused': 'nothing of this package is in the config',
+    },
+)
 def rule_unused(parts: ConfigParts) -> Iterator[Finding]:
     """A config without a model, or with nothing of this package in it."""
     if not parts.cfg.get('model'):
@@ -53,19 +57,39 @@ def rule_unused(parts: ConfigParts) -> Iterator[Finding]:
     elif 'type' not in parts.cfg['model'] and any(registered_by_us(part.cfg.get('type')) for part in walk(parts.cfg, '')):
         yield error('fragment', 'model', 'this is a part of a config: its model has no type', "`_base_ = ['...']`: the recipe it changes")
     elif not uses_ours(parts):
-        yield warning('unused', 'model', f'none of {", ".join([OUR_LOSS, *OUR_CODECS])} is in this config',
-                      'see docs/swap.md for the lines to add')
+        yield warning(
+            'unused', 'model', f'none of {", ".join([OUR_LOSS, *OUR_CODECS])} is in this config', 'see docs/swap.md for the lines to add'
+        )
 
 
-@config_rule('imports', {'imports': 'nothing imports this package, so MMPose will not find its classes'})
+@config_rule(
+    'imports',
+    {
+        'imports': 'nothing imports this package, so MMPose will not find its classes',
+        'lazy-imports': "a config in MMEngine's pure Python style, in which `custom_imports` is ignored, names our classes in quotes",
+    },
+)
 def rule_imports(parts: ConfigParts) -> Iterator[Finding]:
     """Parts of this package that nothing imports, so that MMPose cannot find them."""
     written = [part for part in walk(parts.cfg, '') if registered_by_us(part.cfg.get('type'))]
+    classes = [part for part in walk(parts.cfg, '') if getattr(part.cfg.get('type'), '__module__', '').startswith(IMPORTS)]
     imports = (parts.cfg.get('custom_imports') or {}).get('imports', [])
     imports = [imports] if isinstance(imports, str) else imports
-    if written and not any(str(name).startswith(IMPORTS) for name in imports):
-        yield error('imports', 'custom_imports', f'nothing imports {written[0].type}: MMPose will not find it in its registry',
-                    f"custom_imports = dict(imports=['{IMPORTS}'], allow_failed_imports=False)")
+    if parts.lazy and written and not classes:
+        names = ', '.join(dict.fromkeys(part.type for part in written))
+        yield error(
+            'lazy-imports',
+            written[0].where,
+            f"this config is in MMEngine's pure Python style, which ignores custom_imports: nothing registers {names}",
+            f'`from {IMPORTS} import {names}`, and type={written[0].type} without quotes',
+        )
+    elif not parts.lazy and written and not any(str(name).startswith(IMPORTS) for name in imports):
+        yield error(
+            'imports',
+            'custom_imports',
+            f'nothing imports {written[0].type}: MMPose will not find it in its registry',
+            f"custom_imports = dict(imports={[*imports, IMPORTS]}, allow_failed_imports=False)",
+        )
 
 
 def registered_by_us(name: Any) -> bool:
@@ -74,31 +98,35 @@ def registered_by_us(name: Any) -> bool:
     return any(getattr(each, '__module__', '').startswith(PACKAGE) for each in known)
 
 
-@config_rule('`_delete_` keys', {
-    'leftover-delete': 'a `_delete_` key inside a list: MMEngine does not act on it, and no class takes it'})
+@config_rule('`_delete_` keys', {'leftover-delete': 'a `_delete_` key inside a list: MMEngine does not act on it, and no class takes it'})
 def rule_leftovers(parts: ConfigParts) -> Iterator[Finding]:
     """``_delete_`` keys that MMEngine did not act on."""
     for part in walk(parts.cfg, ''):
         if '_delete_' in part.cfg:
-            yield error('leftover-delete', part.where,
-                        'a `_delete_` key survived the merge: MMEngine does not act on it inside lists, and no class takes it',
-                        'put `_delete_=True` only into dicts that override a dict of `_base_`, not into members of lists')
+            yield error(
+                'leftover-delete',
+                part.where,
+                'a `_delete_` key survived the merge: MMEngine does not act on it inside lists, and no class takes it',
+                'put `_delete_=True` only into dicts that override a dict of `_base_`, not into members of lists',
+            )
 
 
-@config_rule('losses and decoders are dicts', {
-    'not-a-dict': 'a loss or decoder that is written as something else than a dict'})
+@config_rule('losses and decoders are dicts', {'not-a-dict': 'a loss or decoder that is written as something else than a dict'})
 def rule_dicts(parts: ConfigParts) -> Iterator[Finding]:
     """A loss or decoder that is not a dict."""
     for head in parts.heads:
         for name in ('loss', 'decoder'):
             value = head.cfg.get(name)
             if value is not None and not isinstance(value, (dict, list, tuple)):
-                yield error('not-a-dict', f'{head.where}.{name}', f'{name} must be a dict with `type`, got {value!r}',
-                            f"{name}=dict(_delete_=True, type='{value}')")
+                yield error(
+                    'not-a-dict',
+                    f'{head.where}.{name}',
+                    f'{name} must be a dict with `type`, got {value!r}',
+                    f"{name}=dict(_delete_=True, type='{value}')",
+                )
 
 
-@config_rule('losses, codecs and hooks build', {
-    'does-not-build': 'a loss, codec or hook that does not build from what is written'})
+@config_rule('losses, codecs and hooks build', {'does-not-build': 'a loss, codec or hook that does not build from what is written'})
 def rule_parts(parts: ConfigParts) -> Iterator[Finding]:
     """Build every loss, codec and hook of ours on its own, and look for the names of all others."""
     losses = [part for head in parts.heads for part in written_losses(head)]
@@ -108,8 +136,12 @@ def rule_parts(parts: ConfigParts) -> Iterator[Finding]:
     for part, registry in to_build:
         problem = why_not_built(part, registry)
         if problem:
-            yield error('does-not-build', part.where, f'{part.type} does not build: {problem}',
-                        'correct the name or the option; what the dict of `_base_` holds stays, unless `_delete_=True` stands beside it')
+            yield error(
+                'does-not-build',
+                part.where,
+                f'{part.type} does not build: {problem}',
+                'correct the name or the option; what the dict of `_base_` holds stays, unless `_delete_=True` stands beside it',
+            )
 
 
 def written_losses(head: Head) -> Iterator[Part]:
@@ -144,23 +176,36 @@ def rule_hooks(parts: ConfigParts) -> Iterator[Finding]:
     """Hooks that watch a loss the model does not have."""
     for hook in parts.hooks:
         if hook.type in WATCHING and not parts.losses:
-            yield error('hook-without-loss', hook.where, f'{hook.type} watches {OUR_LOSS}, which this model does not have',
-                        f'remove the hook, or train with {OUR_LOSS} (docs/swap.md)')
+            yield error(
+                'hook-without-loss',
+                hook.where,
+                f'{hook.type} watches {OUR_LOSS}, which this model does not have',
+                f'remove the hook, or train with {OUR_LOSS} (docs/swap.md)',
+            )
 
 
-@config_rule('kind of model', {
-    'refused-estimator': 'an estimator whose heatmaps hold several persons',
-    'refused-head': 'a head without two-dimensional heatmaps of one person'})
+@config_rule(
+    'kind of model',
+    {
+        'refused-estimator': 'an estimator whose heatmaps hold several persons',
+        'refused-head': 'a head without two-dimensional heatmaps of one person',
+    },
+)
 def rule_heads(parts: ConfigParts) -> Iterator[Finding]:
     """What cannot work is refused."""
     estimator = type_name(parts.cfg.get('model') or {})
     if estimator in REFUSED_ESTIMATORS and uses_ours(parts):
-        yield error('refused-estimator', 'model', f'{estimator} cannot be used: {REFUSED_ESTIMATORS[estimator]}',
-                    'use a top-down heatmap recipe')
+        yield error(
+            'refused-estimator', 'model', f'{estimator} cannot be used: {REFUSED_ESTIMATORS[estimator]}', 'use a top-down heatmap recipe'
+        )
     for head in heads_to_check(parts):
         if head.type in REFUSED_HEADS:
-            yield error('refused-head', head.where, f'{head.type} cannot be used: {REFUSED_HEADS[head.type]}',
-                        'use HeatmapHead, CPMHead, MSPNHead or ViPNASHead')
+            yield error(
+                'refused-head',
+                head.where,
+                f'{head.type} cannot be used: {REFUSED_HEADS[head.type]}',
+                'use HeatmapHead, CPMHead, MSPNHead or ViPNASHead',
+            )
 
 
 @config_rule('kind of targets', {'combined-offsets': "UDP's disc and offset maps are no distribution"})
@@ -168,9 +213,12 @@ def rule_combined(parts: ConfigParts) -> Iterator[Finding]:
     """Codecs whose targets are discs and offsets."""
     for codec in parts.encoders + parts.decoders:
         if codec.combined and uses_ours(parts):
-            yield error('combined-offsets', codec.where,
-                        "heatmap_type='combined' makes a disc and two offset maps per joint, which are no distribution",
-                        "heatmap_type='gaussian' with one output channel per joint, or DotAnnotationCodec")
+            yield error(
+                'combined-offsets',
+                codec.where,
+                "heatmap_type='combined' makes a disc and two offset maps per joint, which are no distribution",
+                "heatmap_type='gaussian' with one output channel per joint, or DotAnnotationCodec",
+            )
 
 
 @config_rule('place of the loss', {'loss-place': 'the loss stands where its head does not call it with heatmaps'})
@@ -194,9 +242,13 @@ def wrong_place(head: Head, loss: Loss) -> tuple[str, str] | None:
     if head.type in PAIRED_HEADS:
         if wrapper == 'MultipleLossWrapper' and loss.where.endswith('losses[1]'):
             return None
-        return (f'{head.type} calls its first loss with coordinates and its second one with heatmaps',
-                f"dict(type='MultipleLossWrapper', losses=[<for coordinates>, dict(type='{OUR_LOSS}', supplier='relu')])")
+        return (
+            f'{head.type} calls its first loss with coordinates and its second one with heatmaps',
+            f"dict(type='MultipleLossWrapper', losses=[<for coordinates>, dict(type='{OUR_LOSS}', supplier='relu')])",
+        )
     if wrapper in ('MultipleLossWrapper', 'CombinedLoss'):
-        return (f'{head.type} calls its loss with one batch of heatmaps, which {wrapper} does not take',
-                f'{OUR_LOSS} without a wrapper; heads with stages take a list')
+        return (
+            f'{head.type} calls its loss with one batch of heatmaps, which {wrapper} does not take',
+            f'{OUR_LOSS} without a wrapper; heads with stages take a list',
+        )
     return None
