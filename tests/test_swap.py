@@ -25,6 +25,7 @@ from tests.synthetic_samples import samples  # noqa: E402
 
 ROOT = Path(__file__).resolve().parent.parent
 SWAP = (ROOT / 'docs' / 'swap.md').read_text()
+LAZY = dict(re.findall(r'<!-- lazy: ([\w-]+) -->\n```python no-run\n(.*?)```', SWAP, re.S))
 BLOCKS = dict(re.findall(r'<!-- config: ([\w-]+) -->\n```python\n(.*?)```', SWAP, re.S))
 COCO = 'body_2d_keypoint/topdown_heatmap/coco'
 slow = pytest.mark.slow
@@ -119,7 +120,7 @@ def decodes_its_targets(cfg: Config) -> None:
 
 
 def test_documentation_has_every_depth() -> None:
-    assert {*DEPTHS, 'stages', 'two-losses', 'visibility'} == set(BLOCKS)
+    assert {*DEPTHS, 'stages', 'two-losses', 'visibility'} == set(BLOCKS) == set(LAZY)
 
 
 @pytest.mark.parametrize('depth', DEPTHS)
@@ -135,6 +136,40 @@ def test_depth_as_printed(depth: str, tmp_path: Path) -> None:
     if depth == 'loss-codec-decoder':
         decodes_its_targets(cfg)
     predict(model, cfg, joints=17)
+
+
+LAZY_RECIPES = {
+    'stages': f'{COCO}/td-hm_rsn18_8xb32-210e_coco-256x192.py',
+    'two-losses': 'body_2d_keypoint/integral_regression/coco/ipr_res50_dsnt-8xb64-210e_coco-256x256.py',
+    'visibility': f'{COCO}/td-hm-vis_res50_8xb64-210e_coco-aic-256x192-merge.py',
+}
+
+
+@pytest.mark.skipif(not hasattr(Config, '_is_lazy_import'), reason='MMEngine before 0.8 has no configs in pure Python style')
+@pytest.mark.parametrize('block', BLOCKS)
+def test_lazy_form_says_the_same(block: str, tmp_path: Path) -> None:
+    """On the same recipe, written in pure Python style, the lazy block gives the same model and finds the same."""
+    recipe = LAZY_RECIPES.get(block, f'{COCO}/td-hm_vipnas-mbv3_8xb64-210e_coco-256x192.py')
+    wanted = read(BLOCKS[block], tmp_path, recipe if block in DEPTHS else None)
+    base = Config.fromfile(Path(find_spec('mmpose').origin).parent / '.mim' / 'configs' / recipe)
+    lines = [f'{name} = {value!r}' for name, value in base.to_dict().items()]
+    (tmp_path / 'my_recipe.py').write_text('from mmpose.models import ResNet\n' + '\n'.join(lines))
+    (tmp_path / 'lazy.py').write_text(LAZY[block])
+    got = Config.fromfile(tmp_path / 'lazy.py')
+    assert named(without_scope(got.to_dict()['model'])) == named(without_scope(wanted.to_dict()['model']))
+    for loader in ('train_dataloader', 'val_dataloader'):
+        assert named(without_scope(got.to_dict()[loader])) == named(without_scope(wanted.to_dict()[loader]))
+    levels = {finding.rule: finding.level for finding in check_config(got)}
+    assert levels == {finding.rule: finding.level for finding in check_config(wanted)}
+
+
+def named(value):
+    """A config value with bare names in place of dotted ones, and lists in place of tuples."""
+    if isinstance(value, dict):
+        return {key: str(each).rpartition('.')[2] if key == 'type' else named(each) for key, each in value.items() if key != '_delete_'}
+    if isinstance(value, (list, tuple)):
+        return [named(each) for each in value]
+    return value
 
 
 def test_nothing_but_the_lines_shown_is_changed(tmp_path: Path) -> None:

@@ -72,7 +72,7 @@ def rule_unused(parts: ConfigParts) -> Iterator[Finding]:
 def rule_imports(parts: ConfigParts) -> Iterator[Finding]:
     """Parts of this package that nothing imports, so that MMPose cannot find them."""
     written = [part for part in walk(parts.cfg, '') if registered_by_us(part.cfg.get('type'))]
-    classes = [part for part in walk(parts.cfg, '') if getattr(part.cfg.get('type'), '__module__', '').startswith(IMPORTS)]
+    classes = [part for part in walk(parts.cfg, '') if str(part.cfg.get('type')).startswith(PACKAGE)]  # dotted, once read
     imports = (parts.cfg.get('custom_imports') or {}).get('imports', [])
     imports = [imports] if isinstance(imports, str) else imports
     if parts.lazy and written and not classes:

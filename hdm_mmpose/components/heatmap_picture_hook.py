@@ -18,7 +18,7 @@ from hdm_mmpose.transport import LastStep
 from .alignment import Alignment, decoder_alignment
 from .emd_heatmap_loss import EMDHeatmapLoss
 from .sub_pixel_decoder import SubPixelDecoder
-from .transport_monitor_hook import watched_loss
+from .watched_loss import WatchedLoss
 
 DOT, READ = (255, 255, 255), (255, 40, 40)  # RGB of annotated dots and of decoded joints
 
@@ -38,6 +38,7 @@ class HeatmapPictureHook(Hook):
         interval (int): iterations between two pictures.
         persons (int): how many of the batch are shown. Default: 4.
         name (str): name under which the backends get it.
+        head (str, optional): dotted name of the head in a model that holds several. Default: the one whose loss is called.
 
     Raises:
         ValueError: ``interval`` or ``persons`` is not a positive integer, or the model has no ``EMDHeatmapLoss``.
@@ -45,21 +46,18 @@ class HeatmapPictureHook(Hook):
 
     priority = 'NORMAL'
 
-    def __init__(self, interval: int = 500, persons: int = 4, name: str = 'heatmaps') -> None:
+    def __init__(self, interval: int = 500, persons: int = 4, name: str = 'heatmaps', head: str | None = None) -> None:
         for argument, value in (('interval', interval), ('persons', persons)):
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise ValueError(f'{argument} must be a positive integer, got {value!r}')
         self.interval = interval
         self.persons = persons
         self.name = name
-        self._loss: EMDHeatmapLoss | None = None
-        self._decoder: object = None
+        self._watched = WatchedLoss(head)
 
     def before_train(self, runner: Runner) -> None:
         """Ask the loss that is decoded to keep its last step."""
-        self._loss = watched_loss(runner.model)
-        self._decoder = decoder_beside(runner.model, self._loss)
-        self._loss.keep_last_step = True
+        self._watched.start(runner.model)
 
     def after_train_iter(
         self, runner: Runner, batch_idx: int, data_batch: dict | None = None, outputs: dict | None = None
@@ -67,17 +65,17 @@ class HeatmapPictureHook(Hook):
         """Draw, when it is time; the first process only."""
         if runner.rank != 0 or not self.every_n_train_iters(runner, self.interval):
             return
-        if self._loss is None or self._loss.last_step is None or not data_batch:
+        loss = self._watched.called(runner.logger)
+        if loss is None or not data_batch:
             return
-        step = LastStep(*(tensor[:self.persons].cpu() for tensor in self._loss.last_step))
+        step = LastStep(*(tensor[:self.persons].cpu() for tensor in loss.last_step))
         pictures = [as_bgr(picture.permute(1, 2, 0).cpu().numpy()) for picture in data_batch['inputs'][:self.persons]]
-        tiles = draw_tiles(pictures, step, reader_of(self._decoder, self._loss, pictures[0], step.heatmaps))
+        tiles = draw_tiles(pictures, step, reader_of(decoder_beside(runner.model, loss), loss, pictures[0], step.heatmaps))
         runner.visualizer.add_image(self.name, np.concatenate(tiles, axis=1), step=runner.iter + 1)
 
     def after_train(self, runner: Runner) -> None:
         """Let go of the last step."""
-        if self._loss is not None:
-            self._loss.keep_last_step, self._loss.last_step = False, None
+        self._watched.stop()
 
 
 def as_bgr(picture: np.ndarray) -> np.ndarray:

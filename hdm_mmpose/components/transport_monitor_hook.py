@@ -7,14 +7,14 @@ from mmengine.dist import all_reduce
 from mmengine.hooks import Hook, LoggerHook
 from mmengine.runner import Runner
 from mmpose.registry import HOOKS
-from torch import Tensor, nn
+from torch import Tensor
 
 from hdm_mmpose import checks
 from hdm_mmpose.transport import EMDOptions, Euclidean, LastStep, emd
 from hdm_mmpose.transport.suppliers import compute_dtype
 from hdm_mmpose.transport.target import judge
 
-from .emd_heatmap_loss import EMDHeatmapLoss
+from .watched_loss import WatchedLoss
 
 SHARP_EPSILON = 0.1  # cells; a perfect map then reads less than 1e-3 cells from its dot
 UNSOLVED = 1e-3  # marginal error, as a share of the mass, that is worth a warning
@@ -46,6 +46,8 @@ class TransportMonitorHook(Hook):
 
     Args:
         interval (int, optional): iterations between two measurements. Default: that of the ``LoggerHook``.
+        head (str, optional): dotted name of the head in a model that holds several, such as ``architecture.head`` of student
+            and teacher. Default: the one whose loss is called.
 
     Raises:
         ValueError: ``interval`` is not a positive integer, or the model has no ``EMDHeatmapLoss``.
@@ -53,15 +55,14 @@ class TransportMonitorHook(Hook):
 
     priority = 'NORMAL'  # before LoggerHook (BELOW_NORMAL) writes the line
 
-    def __init__(self, interval: int | None = None) -> None:
+    def __init__(self, interval: int | None = None, head: str | None = None) -> None:
         self.interval = None if interval is None else checks.positive_int('interval', interval)
-        self._loss: EMDHeatmapLoss | None = None
+        self._watched = WatchedLoss(head)
         self._said: set[str] = set()
 
     def before_train(self, runner: Runner) -> None:
         """Ask the loss that is decoded to keep its last step."""
-        self._loss = watched_loss(runner.model)
-        self._loss.keep_last_step = True
+        self._watched.start(runner.model)
         if self.interval is None:
             loggers = [hook.interval for hook in runner.hooks if isinstance(hook, LoggerHook)]
             self.interval = loggers[0] if loggers else 50
@@ -72,9 +73,10 @@ class TransportMonitorHook(Hook):
         """Measure and log, when it is time."""
         assert self.interval is not None
         due = self.every_n_inner_iters(batch_idx, self.interval) or self.end_of_epoch(runner.train_dataloader, batch_idx)
-        if not due or self._loss is None or self._loss.last_step is None:
+        loss = self._watched.called(runner.logger) if due else None
+        if loss is None:
             return
-        totals = measure(self._loss.last_step, self._loss.options, input_width(data_batch))
+        totals = measure(loss.last_step, loss.options, input_width(data_batch))
         worst = totals[4:].clone()
         all_reduce(totals[:4])
         all_reduce(worst, op='max')
@@ -83,7 +85,7 @@ class TransportMonitorHook(Hook):
             for name, value in (('transport_px', distance / joints), ('dead_maps', dead / joints), ('marginal_error', error)):
                 runner.message_hub.update_scalar(f'train/{name}', value)
         if error > UNSOLVED:
-            options = self._loss.options
+            options = loss.options
             self._say(runner, 'error', (
                 f'The transport solver ({options.solver!r}, epsilon = {options.epsilon} heatmap cells) left a marginal error of '
                 f'{error:.1e} of the mass; values and gradients are that much off. A larger epsilon avoids it.'))
@@ -91,7 +93,7 @@ class TransportMonitorHook(Hook):
             self._say(runner, 'targets', (
                 f'{wrong:.0f} targets of joints with positive weight were not finite, or were maps with negative cells only: the '
                 f'former make the loss NaN, the latter count as not annotated.'))
-        if self._loss.last_step.heatmaps.device.type != 'cpu' and 'judged' not in self._said:
+        if loss.last_step.heatmaps.device.type != 'cpu' and 'judged' not in self._said:
             self._said.add('judged')
             judge_batch(data_batch)
 
@@ -102,8 +104,7 @@ class TransportMonitorHook(Hook):
 
     def after_train(self, runner: Runner) -> None:
         """Let go of the last step."""
-        if self._loss is not None:
-            self._loss.keep_last_step, self._loss.last_step = False, None
+        self._watched.stop()
 
 
 @torch.no_grad()
@@ -147,14 +148,6 @@ def judge_batch(data_batch: dict | None) -> None:
     samples = [sample for sample in (data_batch or {}).get('data_samples', []) if 'heatmaps' in getattr(sample, 'gt_fields', {})]
     if samples:
         judge(torch.stack([sample.gt_fields.heatmaps for sample in samples]))
-
-
-def watched_loss(model: nn.Module) -> EMDHeatmapLoss:
-    """The loss on the heatmaps that are decoded: the last ``EMDHeatmapLoss`` of the model."""
-    losses = [module for module in model.modules() if isinstance(module, EMDHeatmapLoss)]
-    if not losses:
-        raise ValueError('this hook watches EMDHeatmapLoss, but the model has none: remove the hook')
-    return losses[-1]
 
 
 def input_width(data_batch: dict | None) -> int | None:
