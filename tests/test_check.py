@@ -591,7 +591,7 @@ def supplier_in_a_list(cfg: dict) -> None:
 
 @pytest.mark.parametrize(('plant', 'rule', 'text'), [
     (sizes_in_letters, 'does-not-build', "('a', 'b')|\\['a', 'b'\\]"),
-    (lambda_in_letters, 'does-not-build', "entropic_lambda must be a finite number > 0, got '1'"),
+    (lambda_in_letters, 'does-not-build', "entropic_lambda must be a positive finite number, got '1'"),
     (crop_of_one_number, 'crop-size', r'the crop is 256 pixels, the decoder expects \(96, 128\)'),
     (supplier_in_a_list, 'does-not-build', r"supplier must be one of .* got \{'type': \['relu'\]\}"),
 ])

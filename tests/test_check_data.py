@@ -104,7 +104,7 @@ def test_each_is_found_alone(rule: str, tmp_path: Path) -> None:
     (person(2, keypoints=[None, 1, 2, 20, 30, 1, 0, 0, 0]), 'annotation|not-finite'),
     (lambda content: content.update(images=5), 'cannot read'),
     (lambda content: content.update(annotations=None), 'cannot read'),
-], ids=str)
+])
 def test_what_the_class_cannot_read_is_named(edit: Callable[[dict], None], text: str, tmp_path: Path) -> None:
     findings = found(edited(edit), tmp_path)
     assert findings.keys() & {'not-read', 'not-finite'} and re.search(text, ' '.join(findings.values())), findings

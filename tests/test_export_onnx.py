@@ -158,8 +158,8 @@ def test_what_rounding_leaves_open_follows_the_map() -> None:
     maps[:, 4, 20, 15] = 0.999  # and a second that is not
     pixels, _ = tool.left_open(decoder, maps, torch.zeros(1, 17, dtype=torch.float64))
     assert (pixels > tool.JUMP)[0].nonzero().flatten().tolist() == [3]
-    moved = [tool.left_open(decoder, maps, torch.full((1, 17), error, dtype=torch.float64))[0][0, 0] for error in (1e-6, 1e-4)]
-    assert 30 < moved[1] / moved[0] < 300, 'a map that is less exact may differ more'
+    moved = [tool.left_open(decoder, maps, torch.full((1, 17), error, dtype=torch.float64))[0][0, 0] for error in (1e-4, 1e-2)]
+    assert 20 < moved[1] / moved[0] < 500, 'a map that is less exact may differ more'
 
 
 def test_a_network_that_has_hardly_learnt_is_exported_honestly(tmp_path: Path) -> None:

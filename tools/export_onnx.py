@@ -186,7 +186,7 @@ def compare_batch(module: Exportable, exact: Exportable, session: Any, batch: np
 
 
 def left_open(decoder: Any, maps: Tensor, error: Tensor) -> tuple[Tensor, Tensor]:
-    """How far noise of a given size moves a joint, in input pixels, and its score; (B, K) each.
+    """How far float32 and noise of a given size move a joint from where float64 reads it, in input pixels, and its score; (B, K) each.
 
     Args:
         decoder: of the head.
@@ -195,8 +195,10 @@ def left_open(decoder: Any, maps: Tensor, error: Tensor) -> tuple[Tensor, Tensor
     """
     size = torch.maximum(error, ROUNDING * maps.abs().amax((-2, -1)))[..., None, None]
     noise = size * torch.randn(maps.shape, dtype=maps.dtype, generator=torch.Generator().manual_seed(0))
-    (points, scores), (others, certainties) = (decoder.decode_tensor(maps + each) for each in (noise, -noise))
-    return (points - others).abs().amax(-1), (scores - certainties).abs()
+    points, scores = decoder.decode_tensor(maps)
+    read = [decoder.decode_tensor((maps + turn * noise).float()) for turn in (-1, 0, 1)]
+    moved = [(points - others).abs().amax(-1) for others, _ in read]
+    return torch.stack(moved).amax(0), torch.stack([(scores - certainties).abs() for _, certainties in read]).amax(0)
 
 
 def batches(crops: np.ndarray) -> Iterator[np.ndarray]:

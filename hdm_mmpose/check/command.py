@@ -26,6 +26,7 @@ from . import (  # noqa: F401  (their rules register themselves)
     rules_names,
     rules_numbers,
     rules_output,
+    rules_runner,
 )
 from .data import check_data_sets
 from .finding import CONFIG_RULES, Finding, apply_rules, merge_findings, plural

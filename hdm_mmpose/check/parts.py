@@ -5,6 +5,7 @@ The rules compare these parts. Nothing here compares, and nothing is built.
 
 from __future__ import annotations
 
+import copy
 import inspect
 import os
 from collections.abc import Iterator
@@ -236,6 +237,9 @@ def declared_joints(dataset: dict) -> int | None:
         return None
 
 
+_PARSED: dict[str, dict] = {}
+
+
 def meta_of(dataset: dict) -> dict:
     """The meta information of a data set, parsed as MMPose parses it.
 
@@ -245,7 +249,9 @@ def meta_of(dataset: dict) -> dict:
     metainfo = dataset.get('metainfo') or getattr(class_of(dataset, DATASETS), 'METAINFO', {})
     if not isinstance(metainfo, dict):
         raise TypeError(f'metainfo must be a dict, got {metainfo!r}')
-    return parse_pose_metainfo(dict(metainfo))
+    if repr(metainfo) not in _PARSED:  # several rules ask, and MMPose reads a config for each answer
+        _PARSED[repr(metainfo)] = parse_pose_metainfo(dict(metainfo))
+    return copy.deepcopy(_PARSED[repr(metainfo)])
 
 
 def supplier_or_none(spec: Any) -> SupplierRule | None:

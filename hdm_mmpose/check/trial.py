@@ -44,17 +44,21 @@ class _NumbersOnCPU(TorchFunctionMode):
 
 
 class _Built:
-    """The estimator that was built last on the meta device: some take a minute."""
+    """The estimator that was built last on the meta device, and what it gave: some take a minute."""
 
     key: str = ''
     estimator: Any = None
+    given: dict[tuple, Any] = {}
 
     @classmethod
-    def of(cls, model: dict) -> Any:
+    def ask(cls, model: dict, method: str, shape: tuple[int, ...]) -> Any:
         if repr(model) != cls.key:
+            cls.key = ''  # building may fail
             cls.estimator = revert_sync_batchnorm(MODELS.build(copy.deepcopy(model))).eval()
-            cls.key = repr(model)
-        return cls.estimator
+            cls.key, cls.given = repr(model), {}
+        if (method, shape) not in cls.given:
+            cls.given[method, shape] = getattr(cls.estimator, method)(torch.empty(shape))
+        return cls.given[method, shape]
 
 
 def on_meta_device(model: dict, channels: int, input_size: tuple[int, int], method: str) -> Any:
@@ -79,7 +83,7 @@ def on_meta_device(model: dict, channels: int, input_size: tuple[int, int], meth
         raise Unknown(f'{type_name(model)} is no estimator of MMPose')
     with without_memory(), _NumbersOnCPU(), torch.no_grad():
         try:
-            return getattr(_Built.of(model), method)(torch.empty(1, channels, input_size[1], input_size[0]))
+            return _Built.ask(model, method, (1, channels, input_size[1], input_size[0]))
         except (RuntimeError, NotImplementedError) as problem:
             if any(word in str(problem) for word in ('meta', 'CPU tensor')):
                 raise Unknown(str(problem)) from problem
@@ -151,14 +155,14 @@ def batch_of(samples: list[dict]) -> tuple[Tensor, list]:
 def training_losses(model: dict, samples: list[dict]) -> dict:
     """The losses of the model's head for packed samples and random features."""
     inputs, data_samples = batch_of(samples)
-    head = MODELS.build(copy.deepcopy(model['head'])).train()
+    head = revert_sync_batchnorm(MODELS.build(copy.deepcopy(model['head']))).train()
     return head.loss(features(model, inputs), data_samples, train_cfg=copy.deepcopy(model.get('train_cfg') or {}))
 
 
 def predictions_of(model: dict, samples: list[dict]) -> list:
     """What the model's head predicts for packed samples and random features, without flip test."""
     inputs, data_samples = batch_of(samples)
-    head = MODELS.build(copy.deepcopy(model['head'])).eval()
+    head = revert_sync_batchnorm(MODELS.build(copy.deepcopy(model['head']))).eval()
     test_cfg = dict(copy.deepcopy(model.get('test_cfg') or {}), flip_test=False)
     with torch.no_grad():
         found = head.predict(features(model, inputs), data_samples, test_cfg=test_cfg)
