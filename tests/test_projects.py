@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 pytest.importorskip('mmpose', reason='projects are of MMPose')
 
@@ -133,6 +134,7 @@ def export(cfg: Config, checkpoint: Path, folder: Path) -> None:
 
     model = MODELS.build(cfg.model)
     load_checkpoint(model, str(checkpoint), map_location='cpu')
+    torch.nn.init.normal_(model.head.final_layer.weight, std=0.3)  # two steps leave maps so flat that rounding decides where joints are
     module = tool.Exportable(model).eval()
     tool.export(module, (96, 128), folder / 'model.onnx')
     assert tool.compare(module, folder / 'model.onnx', tool.random_crops(3, (96, 128), [])).beyond == 0

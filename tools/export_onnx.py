@@ -21,6 +21,7 @@ from __future__ import annotations
 import argparse
 import copy
 import inspect
+import math
 import re
 import sys
 import warnings
@@ -45,6 +46,7 @@ SCORE_TOLERANCE = 1e-4  # of a score in [0, 1]
 MOST_TIES = 0.01  # share of joints that rounding may decide; beyond it the comparison says little about the graph
 MARGIN = 4  # times what rounding moves a joint, that it may differ
 JUMP = 0.5  # input pixels: what rounding moves that far has two places
+DRAWS = 8  # of noise
 ROUNDING = 6e-8  # float32's own, as a share of a map's largest value: the least that is taken for what it leaves open
 BATCHES = (1, 7, 32)
 INPUT, OUTPUTS = 'crops', ('keypoints', 'scores')
@@ -191,12 +193,15 @@ def left_open(decoder: Any, maps: Tensor, error: Tensor) -> tuple[Tensor, Tensor
     Args:
         decoder: of the head.
         maps: (B, K, H, W) float64.
-        error: (B, K) size of the noise; at least float32's rounding of a map's largest value is taken.
+        error: (B, K) size of the noise; at least float32's rounding of a map's largest value, and of its masses, is taken.
     """
-    size = torch.maximum(error, ROUNDING * maps.abs().amax((-2, -1)))[..., None, None]
-    noise = size * torch.randn(maps.shape, dtype=maps.dtype, generator=torch.Generator().manual_seed(0))
+    sharpness = getattr(decoder.supplier, 'sharpness', math.inf)  # masses are exp(sharpness h): a flat map has no other scale
+    floor = ROUNDING * (maps.abs().amax((-2, -1)) + 16 / sharpness)  # a blur adds up dozens of them
+    size = torch.maximum(error, floor)[..., None, None]
+    generator = torch.Generator().manual_seed(0)
     points, scores = decoder.decode_tensor(maps)
-    read = [decoder.decode_tensor((maps + turn * noise).float()) for turn in (-1, 0, 1)]
+    noises = [size * torch.randn(maps.shape, dtype=maps.dtype, generator=generator) for _ in range(DRAWS)]
+    read = [decoder.decode_tensor((maps + noise).float()) for noise in noises]
     moved = [(points - others).abs().amax(-1) for others, _ in read]
     return torch.stack(moved).amax(0), torch.stack([(scores - certainties).abs() for _, certainties in read]).amax(0)
 
