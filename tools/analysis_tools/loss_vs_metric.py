@@ -129,7 +129,7 @@ def draw_panels(panels: dict, metric: str, path: Path) -> None:
         axis.locator_params(axis='x', nbins=6)
         axis.ticklabel_format(axis='x', useOffset=False)
         figure.colorbar(points, ax=axis, label='epoch', ticks=MaxNLocator(integer=True))
-    figure.canvas.draw_panels()  # what lies near what is known only now
+    figure.canvas.draw()  # what lies near what is known only now
     for axis, panel in zip(axes[0], panels.values()):
         for epoch in apart(panel['epochs'], axis.transData.transform):
             axis.annotate(str(epoch), panel['epochs'][epoch], xytext=(4, 4), textcoords='offset points', fontsize=8)
