@@ -11,10 +11,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import torch
 
 pytest.importorskip('mmpose', reason='the command checks configs of MMPose')
 
 from mmengine.config import Config  # noqa: E402
+from mmpose.registry import MODELS  # noqa: E402
 
 from hdm_mmpose.__main__ import main  # noqa: E402
 from hdm_mmpose.check import check_config, command  # noqa: E402
@@ -790,6 +792,19 @@ def test_every_name_that_is_not_registered_is_told() -> None:
     told = {finding.what.partition(' ')[0]: finding for finding in check_config(cfg) if finding.rule == 'not-registered'}
     assert set(told) == {'CattleDataset', 'CattleTransform', 'CattleMetric', 'CattleDescent'}
     assert all("'hdm_mmpose.components'" in finding.repair for finding in told.values())
+
+
+@MODELS.register_module(force=True)
+class OwnDistiller(torch.nn.Module):
+    """Student and teacher in one model, as MMRazor has them; no estimator of MMPose's kind."""
+
+
+def test_student_and_teacher_are_not_checked_rather_than_refused() -> None:
+    cfg = demo()
+    teacher = copy.deepcopy(cfg['model'])
+    cfg['model'] = dict(type='OwnDistiller', architecture=cfg['model'], teacher=teacher)
+    findings = check_config(cfg)
+    assert {finding.level for finding in findings} == {'unchecked'} and 'trial' in {finding.rule for finding in findings}
 
 
 def test_watched_losses_of_the_hook_may_be_monitored() -> None:

@@ -22,7 +22,9 @@ register_all_modules()
 OTHERS = ('BaseCocoStyleDataset', 'MpiiDataset', 'UBody3dDataset', 'InterHand3DDataset', 'InterHand2DDoubleDataset')
 CLASSES = sorted(name for name, kind in DATASETS.module_dict.items()
                  if isinstance(kind, type) and issubclass(kind, BaseCocoStyleDataset) and name not in OTHERS)
-OPTIONS = {'PoseTrack18VideoDataset': dict(frame_indices=[-1, 0], frame_sampler_mode='fixed', frame_weights=(0.5, 0.5)), 'DeepFashionDataset': dict(subset='full')}
+OPTIONS = {
+    'PoseTrack18VideoDataset': dict(frame_indices=[-1, 0], frame_sampler_mode='fixed', frame_weights=(0.5, 0.5)),
+    'DeepFashionDataset': dict(subset='full')}
 PARTS = {'keypoints': 17, 'foot_kpts': 6, 'face_kpts': 68, 'lefthand_kpts': 21, 'righthand_kpts': 21}  # of COCO-WholeBody
 
 

@@ -81,7 +81,11 @@ def rule_trial(parts: ConfigParts) -> Iterator[Finding]:
     """Made-up persons go through the pipelines of training and validation, and their targets through the head."""
     model = parts.cfg.get('model') or {}
     head = class_of(model.get('head') or {}, MODELS)
-    if not (parts.losses or any(codec.ours for codec in parts.decoders)) or not (isinstance(head, type) and issubclass(head, BaseHead)):
+    if not (parts.losses or any(codec.ours for codec in parts.decoders)):
+        return
+    if not (isinstance(head, type) and issubclass(head, BaseHead)):
+        yield unchecked('trial', 'model', f'a training step and a prediction: {type_name(model)} holds its head in a way of its own',
+                        'one iteration of training')
         return
     for rule, loader, run in (('training-step', 'train_dataloader', training_losses), ('prediction', 'val_dataloader', predictions_of)):
         dataset = (parts.cfg.get(loader) or {}).get('dataset')
