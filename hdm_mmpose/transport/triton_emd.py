@@ -1,13 +1,12 @@
 r"""The default loss as two Triton programs: one joint each, its map read once forward and once backward.
 
-What is computed, and why it is right, stands in ``local``, ``suppliers``, ``demanders``, ``semi_dual``, ``newton`` and
-``cross_entropy``; this file only agrees with them.  It knows one kind of loss: softmax suppliers, the product potential, unbiased
-demanders, a saturated distance, the cross-entropy beside it.  ``obstacle`` refuses everything else by name.
+What is computed, and why it is right, stands in ``local``, ``target``, ``demanders``, ``newton`` and ``companion``; this file only
+agrees with them.  It knows one kind of loss: softmax suppliers, the product objective with unbiased demanders, a saturated distance,
+the cross-entropy beside it.  ``obstacle`` refuses everything else by name.
 
-The saturated distance makes the problem local.  With ``E = e^(-d / scale)`` costs are ``C = scale (1 - E)``, and a supplier
-enters through ``k = e^((scale - C) / epsilon) = e^(E scale / epsilon)``: 1 wherever it is far away.  So all cells beyond a window
-of 32 x 32 round the dot's square are one supplier with k = 1, cost ``scale`` and potential 0 (at 16 cells E is 1e-7), and so is the
-outside cell.  The window stays inside the map, and covers a smaller one.
+With ``E = e^(-d / scale)`` costs are ``C = scale (1 - E)``, and a supplier enters through ``k = e^((scale - C) / epsilon) =
+e^(E scale / epsilon)``: 1 wherever it is far away.  So all cells beyond a window of 32 x 32 round the dot's square are one supplier of
+k = 1, cost ``scale`` and potential 0 (at 16 cells E is 1e-7), and the outside cell is part of it.  The window stays inside the map.
 
 - The window is looked at from the dot: ``u`` and ``v`` count columns and rows from the *nearest* demander towards the others, which are
   then (0, 0), (1, 0), (0, 1), (1, 1).  Demander 0 has the largest mass and is the ground of Newton's Laplacian.
@@ -40,6 +39,7 @@ WARPS, REGISTERS = 4, 128  # of a program, of a thread: four programs share a mu
 SAVED = tl.constexpr(10)  # numbers per joint for the backward pass
 LARGEST_SCALE = 1.0  # e^-16, the error of a window of 32 x 32, stays below 2e-7
 LARGEST_BLUR = 3.0  # cells, of which 5 fit between the dot and the window's edge
+LARGEST_MAP, LARGEST_BATCH = 1 << 20, 65535  # cells that float32 counts, programs in a column of the grid
 LARGEST_EXPONENT = 40.0  # of k, whose squares must stay in float32
 
 
@@ -73,8 +73,8 @@ def _offset(cell, width, row_stride, column_stride, FLAT: tl.constexpr):
 
 
 @triton.jit
-def _centre(line_ptr, peak, size, stride, mean):
-    """Of a Gaussian through the three cells round the peak of a line (target.read_target); where there is none, the mean cell."""
+def _gaussian(line_ptr, peak, size, stride):
+    """Where the Gaussian through the three cells round the peak of a line is centred, and whether there is one."""
     middle = tl.minimum(tl.maximum(peak, 1), size - 2)
     fits = size >= 3
     before = tl.load(line_ptr + (middle - 1) * stride, mask=fits, other=0.0).to(tl.float32)
@@ -83,8 +83,8 @@ def _centre(line_ptr, peak, size, stride, mean):
     positive = tl.minimum(tl.minimum(before, at), after) > 0
     before, at, after = _log(tl.maximum(before, 1e-37)), _log(tl.maximum(at, 1e-37)), _log(tl.maximum(after, 1e-37))
     bend = (at - before) + (at - after)
-    gaussian = positive & (bend > 1e-6)
-    return tl.where(gaussian, middle + 0.5 * (after - before) / tl.where(gaussian, bend, 1.0), mean)
+    found = positive & (bend > 1e-6)
+    return middle + 0.5 * (after - before) / tl.where(found, bend, 1.0), found
 
 
 @triton.jit
@@ -119,6 +119,31 @@ def _spread(cell, low, upper, size, inverse_blur):
 
 
 @triton.jit
+def _seen_from(x, y, height, width):
+    """Columns (1, WINDOW) and rows (WINDOW, 1) of the window, counted from the nearest demander of a dot towards the others."""
+    _, _, near_x, sign_x, _, start_x = _axis(x, width)
+    _, _, near_y, sign_y, _, start_y = _axis(y, height)
+    cell = tl.arange(0, WINDOW)
+    return ((start_x + cell - near_x) * sign_x)[None, :], ((start_y + cell - near_y) * sign_y)[:, None]
+
+
+@triton.jit
+def _view(maps_ptr, row_stride, column_stride, x, y, height, width, counts, inverse_blur):
+    """The window: its rows and columns, which of its cells there are, the map there and the companion's dot; u and v; the dot, and
+    the shares of the demanders across and down."""
+    low_x, upper_x, _, _, far_x, start_x = _axis(x, width)
+    low_y, upper_y, _, _, far_y, start_y = _axis(y, height)
+    rows, columns = start_y + tl.arange(0, WINDOW), start_x + tl.arange(0, WINDOW)
+    dot = (_spread(rows.to(tl.float32), low_y, upper_y, height, inverse_blur)[:, None]
+           * _spread(columns.to(tl.float32), low_x, upper_x, width, inverse_blur)[None, :])
+    u, v = _seen_from(x, y, height, width)
+    rows, columns = rows[:, None], columns[None, :]
+    inside = (rows < tl.where(counts, height, 0)) & (columns < width)
+    h = tl.load(maps_ptr + rows * row_stride + columns * column_stride, mask=inside, other=0.0).to(tl.float32)
+    return rows, columns, inside, h, dot, u, v, low_x + upper_x, low_y + upper_y, far_x, far_y
+
+
+@triton.jit
 def _nearness(u, v, scale):
     """``E_m = e^(-d_m / scale)`` of demanders (0, 0), (1, 0), (0, 1), (1, 1)."""
     factor = -1.4426950408889634 / scale
@@ -148,7 +173,7 @@ def _newton_step(x01, x02, x03, x12, x13, x23, right1, right2, right3):
     return y1 * damping, y2 * damping, y3 * damping, omega
 
 
-@triton.jit(do_not_specialize=['steps'], do_not_specialize_on_alignment=['target_dots_ptr', 'weights_ptr'])
+@triton.jit(do_not_specialize=['steps'], do_not_specialize_on_alignment=['weights_ptr'])
 def _forward(
     maps_ptr, map_stride0, map_stride1, map_stride2, map_stride3,  # (B, K, H, W)
     target_ptr, target_stride0, target_stride1, target_stride2, target_stride3,  # (B, K, H, W); the last of (B, K, 2) is not read
@@ -205,43 +230,43 @@ def _forward(
         peak += 0.0 * mass
         negative = counts & (peak < 0)
         counts = counts & ((peak > 1e-30) | (peak != peak))
-        # all of its mass within a cell of the peak, as usual, or a look at all of it
+        x, found_x = _gaussian(target_ptr + row * target_stride2, column, width, target_stride3)
+        y, found_y = _gaussian(target_ptr + column * target_stride3, row, height, target_stride2)
+        # or its centre of mass, counted from the peak: all of it within a cell, as usual, or one more walk
         i, j = (tl.arange(0, 4) - 1)[:, None], (tl.arange(0, 4) - 1)[None, :]
-        y, x = row + i, column + j
-        around = (i < 2) & (j < 2) & (y >= 0) & (y < tl.where(counts, height, 0)) & (x >= 0) & (x < width)
-        t = tl.load(target_ptr + y * target_stride2 + x * target_stride3, mask=around, other=0.0).to(tl.float32)
-        compact, x, y = _moments(t, i, j)
-        spread = tl.abs(mass - compact) > 3e-7 * mass
-        x, y, compact = tl.where(spread, 0.0, x), tl.where(spread, 0.0, y), tl.where(spread, mass, compact)
+        around = (i < 2) & (j < 2) & (row + i >= 0) & (row + i < height) & (column + j >= 0) & (column + j < width)
+        t = tl.load(target_ptr + (row + i) * target_stride2 + (column + j) * target_stride3, mask=around, other=0.0)
+        compact, dx, dy = _moments(t.to(tl.float32), i, j)
+        spread = (tl.abs(mass - compact) > 3e-7 * mass) & ((found_x & found_y) == 0)
+        compact, dx, dy = tl.where(spread, mass, compact), tl.where(spread, 0.0, dx), tl.where(spread, 0.0, dy)
         for start in range(0, tl.where(spread, cells, 0), CHUNK):
             cell = start + four
             part = tl.load(target_ptr + _offset(cell, width, target_stride2, target_stride3, FLAT_TARGET), mask=cell < cells, other=0.0)
             line = tl.floor((cell + 0.5) * inverse_width)
-            _, dx, dy = _moments(part.to(tl.float32), line - row, cell - line * width - column)
-            x += dx
-            y += dy
+            _, more_x, more_y = _moments(part.to(tl.float32), line - row, cell - line * width - column)
+            dx += more_x
+            dy += more_y
         compact = tl.where(counts, compact, 1.0)
-        x = _centre(target_ptr + row * target_stride2, column, width, target_stride3, column + x / compact) + 0.0 * mass
-        y = _centre(target_ptr + column * target_stride3, row, height, target_stride2, row + y / compact) + 0.0 * mass
+        x = tl.where(found_x, x, column + dx / compact) + 0.0 * mass
+        y = tl.where(found_y, y, row + dy / compact) + 0.0 * mass
     else:
         negative = weight < 0
         x = tl.load(target_ptr).to(tl.float32)
         y = tl.load(target_ptr + target_stride2).to(tl.float32)
     x, y = tl.where(counts, x, 0.0), tl.where(counts, y, 0.0)
     top, total = tl.where(counts, top, 0.0), tl.where(counts, total, 1.0)
-    low_x, upper_x, near_x, sign_x, far_x, start_x = _axis(x, width)
-    low_y, upper_y, near_y, sign_y, far_y, start_y = _axis(y, height)
-
+    _, _, inside, h, dot, u, v, dot_x, dot_y, far_x, far_y = _view(
+        maps_ptr, map_stride2, map_stride3, x, y, height, width, counts, inverse_blur)
     inverse_total = 1.0 / total
+    unsaid = tl.where(negative, float('nan'), 0.0)
     saved_ptr += joint * SAVED
     tl.store(saved_ptr + 1, x)
     tl.store(saved_ptr + 2, y)
     tl.store(saved_ptr + 3, top)
     tl.store(saved_ptr + 4, inverse_total)
     tl.store(valid_ptr + joint, counts)
-    unsaid = tl.where(negative, float('nan'), 0.0)
-    tl.store(dots_ptr + 2 * joint, low_x + upper_x + unsaid)
-    tl.store(dots_ptr + 2 * joint + 1, low_y + upper_y + unsaid)
+    tl.store(dots_ptr + 2 * joint, dot_x + unsaid)
+    tl.store(dots_ptr + 2 * joint + 1, dot_y + unsaid)
 
     # demanders D' = R D (demanders.unbiased_mass)
     d0, d1, d2, d3 = (1.0 - far_x) * (1.0 - far_y), far_x * (1.0 - far_y), (1.0 - far_x) * far_y, far_x * far_y
@@ -251,41 +276,31 @@ def _forward(
     d1, d2 = share * (d1 + ends + across * d2), share * (d2 + ends + across * d1)
 
     # suppliers in the window and beyond it
-    columns, rows = start_x + tl.arange(0, WINDOW), start_y + tl.arange(0, WINDOW)
-    inside = (rows < tl.where(counts, height, 0))[:, None] & (columns < width)[None, :]
-    h = tl.load(maps_ptr + rows[:, None] * map_stride2 + columns[None, :] * map_stride3, mask=inside, other=0.0).to(tl.float32)
     s = tl.where(inside, tl.exp2(rate * (h - top)), 0.0) * inverse_total
     rest = tl.maximum(1.0 - tl.sum(s), 0.0)
-    dot = (_spread(rows.to(tl.float32), low_y, upper_y, height, inverse_blur)[:, None]
-           * _spread(columns.to(tl.float32), low_x, upper_x, width, inverse_blur)[None, :])
     cross_entropy = _log(total) - sharpness * tl.sum(tl.where(dot > 0, dot * (h - top), 0.0))
-    u, v = ((columns - near_x) * sign_x)[None, :], ((rows - near_y) * sign_y)[:, None]
     e0, e1, e2, e3 = _nearness(u, v, scale)
     exponent = 1.4426950408889634 * scale / epsilon
-    k0, k1, k2, k3 = tl.exp2(exponent * e0), tl.exp2(exponent * e1), tl.exp2(exponent * e2), tl.exp2(exponent * e3)
+    k1, k2, k3 = tl.exp2(exponent * (e1 - e0)), tl.exp2(exponent * (e2 - e0)), tl.exp2(exponent * (e3 - e0))  # in parts of k0
 
     # two steps of Sinkhorn, then Newton
     w0, w1, w2, w3 = d0, d1, d2, d3
     for _ in range(2):
-        n0, n1, n2, n3 = w0 * k0, w1 * k1, w2 * k2, w3 * k3
-        p = s * _inverse(n0 + n1 + n2 + n3)
-        w0, w1 = w0 * d0 / (tl.sum(n0 * p) + rest * w0), w1 * d1 / (tl.sum(n1 * p) + rest * w1)
+        n1, n2, n3 = w1 * k1, w2 * k2, w3 * k3
+        p = s * _inverse(w0 + n1 + n2 + n3)
+        w0, w1 = d0 / (tl.sum(p) + rest), w1 * d1 / (tl.sum(n1 * p) + rest * w1)
         w2, w3 = w2 * d2 / (tl.sum(n2 * p) + rest * w2), w3 * d3 / (tl.sum(n3 * p) + rest * w3)
         norm = 1.0 / (w0 + w1 + w2 + w3)
         w0, w1, w2, w3 = w0 * norm, w1 * norm, w2 * norm, w3 * norm
     step = 0
     going = counts
     while going:
-        n0, n1, n2, n3 = w0 * k0, w1 * k1, w2 * k2, w3 * k3
-        inverse = _inverse(n0 + n1 + n2 + n3)
+        n1, n2, n3 = w1 * k1, w2 * k2, w3 * k3
+        inverse = _inverse(w0 + n1 + n2 + n3)
         p = s * inverse
         q = p * inverse
-        r1 = tl.sum(n1 * p) + rest * w1
-        r2 = tl.sum(n2 * p) + rest * w2
-        r3 = tl.sum(n3 * p) + rest * w3
-        x01 = tl.sum(n0 * n1 * q) + rest * w0 * w1
-        x02 = tl.sum(n0 * n2 * q) + rest * w0 * w2
-        x03 = tl.sum(n0 * n3 * q) + rest * w0 * w3
+        r1, r2, r3 = tl.sum(n1 * p) + rest * w1, tl.sum(n2 * p) + rest * w2, tl.sum(n3 * p) + rest * w3
+        x01, x02, x03 = (tl.sum(n1 * q) + rest * w1) * w0, (tl.sum(n2 * q) + rest * w2) * w0, (tl.sum(n3 * q) + rest * w3) * w0
         x12 = tl.sum(n1 * n2 * q) + rest * w1 * w2
         x13 = tl.sum(n1 * n3 * q) + rest * w1 * w3
         x23 = tl.sum(n2 * n3 * q) + rest * w2 * w3
@@ -298,8 +313,9 @@ def _forward(
         going = (step < steps) & ((omega * error > 1e-7) | (omega > 1.0))  # false where something is no number
 
     # cost sum_n S_n sum_m share_nm C_nm, mean potential <f, S>, and how far the plan's column sums are from D'
-    e0, e1, e2, e3 = _nearness(u + 0.0 * w0, v + 0.0 * w0, scale)  # anew: kept they would not fit into the registers
-    n0, n1, n2, n3 = w0 * k0, w1 * k1, w2 * k2, w3 * k3
+    e0, e1, e2, e3 = _nearness(u + 0.0 * w0, v + 0.0 * w0, scale)  # anew: what is kept must fit into the registers
+    n0, n1 = w0 * tl.exp2(exponent * e0), w1 * tl.exp2(exponent * e1)
+    n2, n3 = w2 * tl.exp2(exponent * e2), w3 * tl.exp2(exponent * e3)
     z = n0 + n1 + n2 + n3
     p = s * _inverse(z)
     cost = scale * (tl.sum(p * (n0 * (1.0 - e0) + n1 * (1.0 - e1) + n2 * (1.0 - e2) + n3 * (1.0 - e3))) + rest)
@@ -357,20 +373,13 @@ def _backward(
 
     # and anew in the window, where f and the dot are not 0
     tl.debug_barrier()
-    low_x, upper_x, near_x, sign_x, _, start_x = _axis(x, width)
-    low_y, upper_y, near_y, sign_y, _, start_y = _axis(y, height)
-    columns, rows = start_x + tl.arange(0, WINDOW), start_y + tl.arange(0, WINDOW)
-    inside = (rows < tl.where(counts, height, 0))[:, None] & (columns < width)[None, :]
-    h = tl.load(maps_ptr + rows[:, None] * map_stride2 + columns[None, :] * map_stride3, mask=inside, other=0.0).to(tl.float32)
-    dot = (_spread(rows.to(tl.float32), low_y, upper_y, height, inverse_blur)[:, None]
-           * _spread(columns.to(tl.float32), low_x, upper_x, width, inverse_blur)[None, :])
-    u, v = ((columns - near_x) * sign_x)[None, :], ((rows - near_y) * sign_y)[:, None]
+    rows, columns, inside, h, dot, u, v, _, _, _, _ = _view(
+        maps_ptr, map_stride2, map_stride3, x, y, height, width, counts, inverse_blur)
     e0, e1, e2, e3 = _nearness(u, v, scale)
     exponent = 1.4426950408889634 * scale / epsilon
     z = w0 * tl.exp2(exponent * e0) + w1 * tl.exp2(exponent * e1) + w2 * tl.exp2(exponent * e2) + w3 * tl.exp2(exponent * e3)
     g = tl.exp2(rate * (h - top)) * slope * (companion - mean - epsilon * _log(z)) - factor * companion * dot
-    tl.store(gradient_ptr + rows[:, None] * gradient_stride2 + columns[None, :] * gradient_stride3,
-             g.to(gradient_ptr.dtype.element_ty), mask=inside)
+    tl.store(gradient_ptr + rows * gradient_stride2 + columns * gradient_stride3, g.to(gradient_ptr.dtype.element_ty), mask=inside)
 
 
 def _flat(maps: Tensor) -> bool:
@@ -456,6 +465,8 @@ def obstacle(maps: Tensor, target: Tensor, options: EMDOptions) -> str | None:
                 f'cross_entropy_blur <= {LARGEST_BLUR}, got {scale} and {blur} for {maps.shape[-2]} x {maps.shape[-1]} cells')
     if scale > LARGEST_EXPONENT * epsilon:
         return f'epsilon must be at least scale / {LARGEST_EXPONENT}, got epsilon {epsilon} and scale {scale}'
+    if maps.shape[-2] * maps.shape[-1] > LARGEST_MAP or maps.shape[0] > LARGEST_BATCH:
+        return f'maps may have up to {LARGEST_MAP} cells and batches {LARGEST_BATCH} samples, got {tuple(maps.shape)}'
     if maps.dtype not in (torch.float16, torch.bfloat16, torch.float32):
         return f'maps must be float16, bfloat16 or float32, got {maps.dtype}'
     return None

@@ -63,7 +63,8 @@ class Program(NamedTuple):
         return self.warps * (once + sum(n * len(loop) for n, loop in zip(trips, loops)))
 
 
-def compiled(name: str, capability: int, folder: Path, dtype: str = 'fp32', dense: bool = True, flat: bool = True) -> Program:
+def compiled(name: str, capability: int, folder: Path, dtype: str = 'fp32', dense: bool = True, flat: bool = True,
+             weighted: bool = True) -> Program:
     """A program for a GPU that need not be here, specialised as Triton does it for maps of ``SIZE``."""
     import triton
     from triton.backends.compiler import GPUTarget
@@ -75,7 +76,7 @@ def compiled(name: str, capability: int, folder: Path, dtype: str = 'fp32', dens
     if triton_emd.INTERPRETED or not all(Path(tool.path).exists() for tool in (tools.ptxas, tools.cuobjdump)):
         pytest.skip('needs ptxas and cuobjdump, which Triton brings along, and no TRITON_INTERPRET')
     function = getattr(triton_emd, name)
-    flags = dict(DENSE=dense, WEIGHTED=True, FLAT_MAP=flat, FLAT_TARGET=flat, FLAT_GRADIENT=flat)
+    flags = dict(DENSE=dense, WEIGHTED=weighted, FLAT_MAP=flat, FLAT_TARGET=flat, FLAT_GRADIENT=flat)
     ones = {name: 1 for name in ('map_stride3', 'target_stride3', 'gradient_stride3', 'weight_stride1', 'grad_stride1') if flat}
     known = {name: value for name, value in {**flags, **ones}.items() if name in function.arg_names}
     floats = ('epsilon', 'scale', 'sharpness', 'companion', 'inverse_blur', 'outside', 'beside', 'across')
@@ -115,7 +116,8 @@ def test_budget(tmp_path, capability):
 
 @needs_triton
 @pytest.mark.slow
-@pytest.mark.parametrize('variant', [dict(dense=False), dict(dtype='bf16'), dict(dtype='fp16', dense=False), dict(flat=False)])
+@pytest.mark.parametrize('variant', [
+    dict(dense=False), dict(weighted=False), dict(dtype='bf16'), dict(dtype='fp16', dense=False), dict(flat=False)])
 @pytest.mark.parametrize('capability', [75, 80, 90, 100, 120])
 def test_other_variants(tmp_path, capability, variant):
     """Dots, half precision and the newest GPUs compile without spills too; strides that need a division may take a few."""

@@ -396,8 +396,7 @@ def test_loss_as_pytorch_computes_it(memory_format):
 
 
 @pytest.mark.skipif(not HAS_CUSTOM_OPERATORS, reason='this torch has no custom operators')
-@pytest.mark.parametrize('dense', [True, False])
-@pytest.mark.parametrize('weighted', [True, False])
+@pytest.mark.parametrize('dense, weighted', [(True, True), (False, False)])
 def test_operator_is_well_formed(dense, weighted):
     """Schema, aliasing, shapes without data, and gradient registration, as PyTorch checks them, with the kernel inside."""
     options = EMDOptions(backend='triton')
@@ -434,5 +433,8 @@ def test_what_it_does_not_know_it_names(change, wants):
     with pytest.raises(RuntimeError, match=f"backend='triton' is not possible here: .*{re.escape(wants)}"):
         backend.kernel_for(maps, target, EMDOptions(backend='triton', **change))
     assert backend.kernel_for(maps, target, EMDOptions(backend='triton')) is triton_emd
-    with pytest.raises(RuntimeError, match='maps must be float16, bfloat16 or float32, got torch.float64'):
-        backend.kernel_for(maps.double(), target, EMDOptions(backend='triton'))
+    for wrong, says in ((maps.double(), 'maps must be float16, bfloat16 or float32, got torch.float64'),
+                        (maps[:1].expand(65536, 3, *SIZE), 'batches 65535 samples, got'),
+                        (maps.new_empty(1, 1, 2048, 1024), 'up to 1048576 cells')):
+        with pytest.raises(RuntimeError, match=says):
+            backend.kernel_for(wrong, target, EMDOptions(backend='triton'))
