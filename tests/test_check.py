@@ -361,6 +361,15 @@ def short_sigmas(cfg: dict) -> None:
 
 def long_weights(cfg: dict) -> None:
     meta(cfg, 'train_dataloader')['joint_weights'] = [1.0] * 18
+    step(cfg, 'train_dataloader', 'GenerateTarget')['use_dataset_keypoint_weights'] = True
+
+
+def no_sigmas_and_nobody_who_reads_them(cfg: dict) -> None:
+    """As MMPose's own faces have it."""
+    meta(cfg)['sigmas'] = []
+    meta(cfg, 'train_dataloader')['joint_weights'] = []
+    cfg['val_evaluator'] = [dict(type='NME', norm_mode='keypoint_distance', keypoint_indices=[0, 1])]
+    cfg['default_hooks']['checkpoint']['save_best'] = None
 
 
 def swap_on_one_side(cfg: dict) -> None:
@@ -464,6 +473,42 @@ def own_things(cfg: dict) -> None:
     cfg['optim_wrapper']['optimizer']['type'] = 'CattleDescent'
 
 
+def evaluator_without_type(cfg: dict) -> None:
+    cfg['test_evaluator'] = [dict(prefix='pixel')]
+
+
+def evaluator_with_a_wrong_option(cfg: dict) -> None:
+    cfg['val_evaluator'] = [dict(type='EPE', prefx='pixel')]
+
+
+def no_test_loop(cfg: dict) -> None:
+    cfg['test_cfg'] = None
+
+
+def optimiser_with_a_wrong_option(cfg: dict) -> None:
+    cfg['optim_wrapper']['optimizer']['learning_rate'] = 1e-3
+
+
+def epochs_in_letters(cfg: dict) -> None:
+    cfg['train_cfg']['max_epochs'] = 'many'
+
+
+def persistent_workers_without_workers(cfg: dict) -> None:
+    cfg['val_dataloader'].update(num_workers=0, persistent_workers=True)
+
+
+def schedule_with_a_wrong_option(cfg: dict) -> None:
+    cfg['param_scheduler'] = [dict(type='LinearLR', start_factor=2.0, begin=0, end=10)]
+
+
+def hook_with_a_wrong_option(cfg: dict) -> None:
+    cfg['default_hooks']['logger']['intervall'] = 3
+
+
+def checkpoint_that_is_gone(cfg: dict) -> None:
+    cfg['load_from'] = 'gone.pth'
+
+
 def threshold_of_heights(cfg: dict) -> None:
     cfg['val_evaluator'] = dict(type='CocoMetric', keypoint_score_thr=0.2)
 
@@ -555,6 +600,15 @@ PLANTED: list[tuple[Callable[[dict], None], str, str]] = [
     (dsnt_codec, 'other-codec', 'unchecked'),
     (own_head, 'not-registered', 'error'),
     (own_hook_elsewhere, 'not-registered', 'error'),
+    (evaluator_without_type, 'runner', 'error'),
+    (evaluator_with_a_wrong_option, 'runner', 'error'),
+    (no_test_loop, 'run-parts', 'error'),
+    (optimiser_with_a_wrong_option, 'runner', 'error'),
+    (epochs_in_letters, 'runner', 'error'),
+    (persistent_workers_without_workers, 'runner', 'error'),
+    (schedule_with_a_wrong_option, 'runner', 'error'),
+    (hook_with_a_wrong_option, 'runner', 'error'),
+    (checkpoint_that_is_gone, 'no-checkpoint', 'error'),
     (threshold_of_heights, 'threshold', 'warning'),
     (drawn_persons, 'threshold', 'warning'),
 ]
@@ -629,6 +683,12 @@ def test_what_does_not_build_is_not_compared() -> None:
     cfg = demo()
     cfg['model']['head']['decoder']['alignment'] = 'centre'
     assert found(cfg).keys() == {'does-not-build'}
+
+
+def test_lists_that_nobody_reads_may_be_empty() -> None:
+    cfg = demo()
+    no_sigmas_and_nobody_who_reads_them(cfg)
+    assert found(cfg) == {}
 
 
 def test_hooks_of_others_are_not_built() -> None:

@@ -9,7 +9,9 @@ from mmpose.registry import DATASETS, KEYPOINT_CODECS
 from .finding import Finding, config_rule, error, plural, unchecked
 from .parts import LOADERS, ConfigParts, class_of, codecs_in, meta_of, type_name, uses_ours, walk
 from .rules_build import REFUSED_HEADS
+from .rules_metrics import evaluators
 
+OKS_METRICS = ('Coco', 'PoseTrack', 'KeypointPartition')  # how their names begin
 STAGED_HEADS = ('MSPNHead',)  # they take targets on several levels
 SCORE_HOOKS = {'PoseVisualizationHook': 'kpt_thr'}
 
@@ -65,18 +67,27 @@ def rule_metainfo(parts: ConfigParts) -> Iterator[Finding]:
                 "metainfo=dict(from_file='a config with `dataset_info`, from the working directory'), or the dict itself",
             )
             continue
-        yield from check_meta(f'{where}.metainfo', meta)
+        yield from check_meta(f'{where}.metainfo', meta, used_lists(parts, where))
 
 
-def check_meta(where: str, meta: dict) -> Iterator[Finding]:
-    """Findings in parsed meta information."""
+def used_lists(parts: ConfigParts, where: str) -> list[str]:
+    """Which lists of the meta information of a data set are read: OKS reads sigmas, a target may read joint_weights."""
+    split = where.partition('_')[0]
+    metrics = evaluators(parts.cfg, split) if split != 'train' else []
+    weighted = any(part.cfg.get('use_dataset_keypoint_weights') for part in walk(parts.cfg.get('train_dataloader') or {}, ''))
+    sigmas = any(metric.type.startswith(OKS_METRICS) for metric in metrics)
+    return ['sigmas'] * sigmas + ['joint_weights'] * (weighted and split == 'train')
+
+
+def check_meta(where: str, meta: dict, used: list[str]) -> Iterator[Finding]:
+    """Findings in parsed meta information; ``used`` says which of its lists anything reads."""
     names, count = meta['keypoint_id2name'], meta['num_keypoints']
     for key, title in (('sigmas', 'sigmas'), ('dataset_keypoint_weights', 'joint_weights')):
-        if len(meta[key]) != count:
+        if title in used and len(meta[key]) != count:
             yield error(
                 'meta-length',
                 f'{where}.{title}',
-                f'{plural(len(meta[key]), "entry").replace("entrys", "entries")} in {title} for {plural(count, "joint")}',
+                f'{len(meta[key])} numbers in {title} for {plural(count, "joint")}',
                 f'one number for each joint ({title}=[...] of length {count})',
             )
     if sorted(names, key=str) != sorted(range(count), key=str) or list(names) != list(range(count)):

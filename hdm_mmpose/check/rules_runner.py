@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from mmengine.optim import build_optim_wrapper
-from mmpose.registry import DATA_SAMPLERS, HOOKS, LOOPS, PARAM_SCHEDULERS, VISUALIZERS
+from mmpose.registry import DATA_SAMPLERS, HOOKS, LOOPS, METRICS, PARAM_SCHEDULERS, VISUALIZERS
 from torch import nn
 from torch.utils.data import DataLoader
 
@@ -77,16 +77,20 @@ def builders(cfg: dict) -> Iterator[tuple[str, Callable[[], Any]]]:
     hooks.update({f'custom_hooks[{index}]': hook for index, hook in enumerate(cfg.get('custom_hooks') or [])})
     for where, hook in hooks.items():
         yield where, lambda hook=hook: try_hook(hook)
+    for name in ('val_evaluator', 'test_evaluator'):
+        written = cfg.get(name)
+        written = written['metrics'] if isinstance(written, dict) and 'metrics' in written else written
+        for index, metric in enumerate(written if isinstance(written, (list, tuple)) else [written] if written is not None else []):
+            yield f'{name}[{index}]', lambda metric=metric: bind(metric, METRICS)
     if cfg.get('visualizer') is not None:
         yield 'visualizer', lambda: bind(cfg['visualizer'], VISUALIZERS)
 
 
 def try_hook(hook: Any) -> None:
     """Compare the options of a hook with what its class takes; those of MMEngine, which need nothing else, are built."""
-    if isinstance(hook, dict):
-        bind(hook, HOOKS)
-        if class_of(hook, HOOKS).__module__.startswith('mmengine.'):
-            HOOKS.build(copy.deepcopy(hook))
+    bind(hook, HOOKS)
+    if class_of(hook, HOOKS).__module__.startswith('mmengine.'):
+        HOOKS.build(copy.deepcopy(hook))
 
 
 def try_loader(loader: dict) -> None:
