@@ -26,6 +26,7 @@ from tests.transport.log_sinkhorn import solve  # noqa: E402
 if not triton_emd.INTERPRETED and not torch.cuda.is_available():
     pytest.skip('no GPU, and TRITON_INTERPRET=1 was not set before Triton was imported', allow_module_level=True)
 DEVICE = 'cpu' if triton_emd.INTERPRETED else 'cuda'
+EXACT = 1e-6 if triton_emd.INTERPRETED else 3e-6  # a GPU approximates exponentials and logarithms
 SIZE = (41, 37)
 DEFAULTS = dict(zip(('epsilon', 'scale', 'sharpness', 'companion', 'blur', 'outside'), EMDOptions().numbers.tolist()))
 
@@ -98,7 +99,7 @@ def run(maps, target, weights=None, grad=None, **numbers):
     return [each.cpu() for each in (*output, gradient)]
 
 
-def agree(maps, target, dots=None, value=1e-6, slope=1e-6, **numbers):
+def agree(maps, target, dots=None, value=EXACT, slope=EXACT, **numbers):
     """Value and gradient of every joint against ``solve`` at the dots, which are those of the target unless given."""
     dots = target if dots is None else dots
     loss, cost, error, read, valid, gradient = run(maps, target, **numbers)
@@ -194,7 +195,7 @@ def test_other_numbers(family):
     numbers, dtype = OTHERS[i % len(OTHERS)], (torch.float32, torch.bfloat16, torch.float16)[i % 3]
     maps, dots = FAMILIES[family](some_dots().double(), SIZE).to(dtype), some_dots()
     # half of the last digit where the gradient is rounded; the interpreter cuts bfloat16 off
-    slope = 1e-6 if dtype == torch.float32 else torch.finfo(dtype).eps
+    slope = EXACT if dtype == torch.float32 else torch.finfo(dtype).eps
     agree(maps, dot_map(dots, SIZE).float() if i % 2 else dots, dots, slope=slope, **numbers)
 
 
@@ -314,8 +315,8 @@ def test_weights(dense):
     for each in (loss, cost, error, found, gradient):
         assert (each[silent] == 0).all()
     speaks = ~silent
-    torch.testing.assert_close(loss[speaks], weights[speaks] * plain[0][speaks], rtol=2e-7, atol=0)
-    torch.testing.assert_close(gradient[speaks], weights[speaks][:, None, None] * plain[5][speaks], rtol=1e-6, atol=1e-12)
+    torch.testing.assert_close(loss[speaks], weights[speaks] * plain[0][speaks], rtol=EXACT, atol=0)
+    torch.testing.assert_close(gradient[speaks], weights[speaks][:, None, None] * plain[5][speaks], rtol=EXACT, atol=EXACT)
     torch.testing.assert_close([cost[speaks], error[speaks]], [plain[1][speaks], plain[2][speaks]])
 
 
@@ -348,7 +349,8 @@ def test_strides(name):
     size, dots = (19, 23), some_dots((19, 23))
     maps, target = STRIDES[name](noise(dots, size).bfloat16()), dot_map(dots, size).float()
     strided = run(maps, STRIDES['columns first'](target))
-    torch.testing.assert_close(strided, run(maps.contiguous(), target), rtol=0, atol=0)
+    # another layout of threads on a GPU adds up in another order
+    torch.testing.assert_close(strided, run(maps.contiguous(), target), rtol=0 if triton_emd.INTERPRETED else 2**-7, atol=EXACT)
     assert strided[5].stride() == torch.empty_like(maps).stride()
 
 

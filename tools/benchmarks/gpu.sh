@@ -65,8 +65,7 @@ run() {
                 stage decisive "$PYTHON" tools/benchmarks/gpu.py --json "$OUT/decisive.json" --markdown "$OUT/benchmarks.md" ;;
             kernel)
                 stage kernel "$PYTHON" -m pytest -q -p no:cacheprovider --durations=5 -m '' -k 'not interpreted' \
-                    tests/transport/triton_emd_kernel.py tests/transport/test_triton_emd.py \
-                    tests/components/test_emd_heatmap_loss.py ;;
+                    tests/transport/triton_emd_kernel.py tests/transport/test_triton_emd.py ;;
             transport)
                 stage transport "$PYTHON" tools/benchmarks/transport.py --device cuda --batch 64 --size 96 72 \
                     --json "$OUT/transport.json" --markdown "$OUT/benchmarks.md"
