@@ -30,7 +30,7 @@ from .gradient import SMALLEST
 from .ground_distance import GroundDistance
 from .options import EMDOptions
 from .suppliers import Softmax, compute_dtype
-from .target import annotate, may_look
+from .target import Annotation, annotate, may_look
 
 FAR = 1.2e-7  # of the limit: what float32 does not see
 MEAN = 0.0135  # of epsilon: differences of cost that their mean may stand for
@@ -38,6 +38,7 @@ LARGEST_EXPONENT = 40.0  # of a kernel's entry: what float32 holds with room for
 SMALLEST_LOG = math.log(1e-30)  # of a mass beside the largest; less is nothing: denormals take a processor many times as long
 PAIRS = ((0, 1), (0, 2), (0, 3), (1, 2), (1, 3), (2, 3))
 SINKHORN_STEPS = 2
+CHUNK_CELLS = 1 << 18  # of a processor: what is worked on stays in its cache, and memory is used again
 
 
 def newton_steps(epsilon: float) -> int:
@@ -214,12 +215,27 @@ def forward(
 
     Under the softmax rule the loss includes the cross-entropy: its gradient is ``sharpness (S - D)`` on the same ``S``.
     """
-    size, shape, dtype = (maps.shape[2], maps.shape[3]), maps.shape[:2], compute_dtype(maps)
-    note = annotate(target, weights, options, dtype, size)
-    window = table(options.ground_distance, options.epsilon, size, dtype, maps.device)
-    view = look_at(note.dots, size, window)
-    read = read_softmax if isinstance(options.supplier, Softmax) else read_rule
-    supply = read(maps, view, options)
+    (batch, joints, *size), dtype = maps.shape, compute_dtype(maps)
+    note = annotate(target, weights, options, dtype, (size[0], size[1]))
+    window = table(options.ground_distance, options.epsilon, (size[0], size[1]), dtype, maps.device)
+    flat = one_more(maps, dtype) if wants_gradient else None
+    step = batch if maps.device.type != 'cpu' else CHUNK_CELLS // max(1, joints * size[0] * size[1])
+    found = []
+    for first in range(0, max(1, batch), max(1, step)):
+        some = maps[first : first + max(1, step)]
+        part = slice(first * joints, (first + len(some)) * joints)
+        cells = slice(part.start * size[0] * size[1], part.stop * size[0] * size[1] + 1)
+        found.append(_some(some, Annotation(*(each[part] for each in note)), options, window, None if flat is None else flat[cells]))
+    loss, cost, error = (torch.cat(each) for each in zip(*found))
+    loss = torch.where(note.valid, note.weight * loss, 0.0)
+    gradient = note.dots.new_empty(0) if flat is None else silence(flat[:-1].view(len(loss), -1), note.valid).view(maps.shape)
+    return (*(each.view(batch, joints, *each.shape[1:]) for each in (loss, cost, error, note.dots, note.valid)), gradient)
+
+
+def _some(maps: Tensor, note: Annotation, options: EMDOptions, window: Table, out: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+    """(J,) loss without its weight, cost and marginal error of maps (B, K, H, W); the gradient goes to ``out`` (J N + 1,)."""
+    view = look_at(note.dots, (maps.shape[2], maps.shape[3]), window)
+    supply = (read_softmax if isinstance(options.supplier, Softmax) else read_rule)(maps, view, options)
     cells = view.of(supply.masses)
     mass = unbiased_mass(view.mass, options.epsilon, options.ground_distance) if options.unbiased else view.mass
     found = solve(cells, supply.unit, mass, window, newton_steps(options.epsilon))
@@ -228,35 +244,32 @@ def forward(
     cost = window.limit * found.beyond + (cells * mean_cost).sum(-1) * supply.unit + supply.poison
     companion = options.cross_entropy_weight
     loss = cost + companion * supply.cross_entropy
-    gradient = maps.new_empty(0, dtype=dtype)
-    if wants_gradient:
-        # potentials count from that of the nearest demander's cell: near it they are small, and keep their digits
-        potential = torch.add(window.reference, total.log_(), alpha=-options.epsilon, out=mean_cost)
-        far = window.limit - options.epsilon * found.weight.sum(-1).log()
-        inside, logarithm = (cells * potential).sum(-1) * supply.unit, None
-        # the mean potential, from that of the nearest demander's cell and from that of the far cells
-        mean, below = inside + found.beyond * far, far * found.held - inside
-        masses, rate = rows_of(supply.masses, len(cost)), rows_of(supply.rate, len(cost))
-        if options.objective == 'shannon':
-            logarithm = (masses * supply.unit[:, None]).clamp_(min=SMALLEST).log_().mul_(options.epsilon)
-            entropy = (logarithm * masses).sum(-1) * supply.unit
-            mean, below = mean + entropy, below - entropy
-        weight = note.weight * supply.slope
-        factor = weight * supply.unit
-        near = cells if supply.rate is supply.masses else view.of(supply.rate)
-        near = potential.add_((companion - mean + supply.poison)[:, None]).mul_(near.mul_(factor[:, None]))
-        if companion and supply.dense is None:
-            window.corner_of(near).sub_((companion * weight[:, None] * view.mass).view(-1, 2, 2))
-        flat = one_more(maps, dtype)
-        gradient = torch.mul(rate, (factor * (companion + below + supply.poison))[:, None], out=rows_of(flat, len(cost)))
-        flat.scatter_(0, view.index, near.flatten())
-        if logarithm is not None:
-            gradient.addcmul_(logarithm.mul_(rate), factor[:, None])
-        if companion and supply.dense is not None:
-            gradient.addcmul_(supply.dense, (weight * companion)[:, None], value=-1)
-        gradient = silence(gradient, note.valid).view(maps.shape)
-    loss = torch.where(note.valid, note.weight * loss, 0.0)
-    return (*(each.view(*shape, *each.shape[1:]) for each in (loss, cost, found.error, note.dots, note.valid)), gradient)
+    if out is None:
+        return loss, cost, found.error
+    # potentials count from that of the nearest demander's cell: near it they are small, and keep their digits
+    potential = torch.add(window.reference, total.log_(), alpha=-options.epsilon, out=mean_cost)
+    far = window.limit - options.epsilon * found.weight.sum(-1).log()
+    inside, logarithm = (cells * potential).sum(-1) * supply.unit, None
+    # the mean potential, from that of the nearest demander's cell and from that of the far cells
+    mean, below = inside + found.beyond * far, far * found.held - inside
+    masses, rate = rows_of(supply.masses, len(cost)), rows_of(supply.rate, len(cost))
+    if options.objective == 'shannon':
+        logarithm = (masses * supply.unit[:, None]).clamp_(min=SMALLEST).log_().mul_(options.epsilon)
+        entropy = (logarithm * masses).sum(-1) * supply.unit
+        mean, below = mean + entropy, below - entropy
+    weight = note.weight * supply.slope
+    factor = weight * supply.unit
+    near = cells if supply.rate is supply.masses else view.of(supply.rate)
+    near = potential.add_((companion - mean + supply.poison)[:, None]).mul_(near.mul_(factor[:, None]))
+    if companion and supply.dense is None:
+        window.corner_of(near).sub_((companion * weight[:, None] * view.mass).view(-1, 2, 2))
+    gradient = torch.mul(rate, (factor * (companion + below + supply.poison))[:, None], out=rows_of(out, len(cost)))
+    out.scatter_(0, view.index, near.flatten())  # of cells that are not on the map into the last entry, which is nobody's
+    if logarithm is not None:
+        gradient.addcmul_(logarithm.mul_(rate), factor[:, None])
+    if companion and supply.dense is not None:
+        gradient.addcmul_(supply.dense, (weight * companion)[:, None], value=-1)
+    return loss, cost, found.error
 
 
 def silence(gradient: Tensor, speaks: Tensor) -> Tensor:

@@ -252,47 +252,53 @@ def test_true_is_no_number(options: dict) -> None:
         DotLoss(**options)
 
 
-@dataclass(frozen=True)
-class Cauchy(GroundDistance):
-    """A toy: saturates slowly, and has a ``scale`` as ``Saturated`` has."""
+@pytest.fixture
+def toys():
+    """Two distances and a rule, as a user's file would define them; other tests go through all that are known."""
+    @dataclass(frozen=True)
+    class Cauchy(GroundDistance):
+        """A toy: saturates slowly, and has a ``scale`` as ``Saturated`` has."""
 
-    scale: float = 1.0
-    name = 'cauchy'
+        scale: float = 1.0
+        name = 'cauchy'
 
-    def cost(self, distance: Tensor) -> Tensor:
-        return self.scale * distance / (self.scale + distance)
+        def cost(self, distance: Tensor) -> Tensor:
+            return self.scale * distance / (self.scale + distance)
 
+    @dataclass(frozen=True)
+    class Steep(Cauchy):
+        """A toy that says that it saturates within the map, and does."""
 
-@dataclass(frozen=True)
-class Steep(Cauchy):
-    """A toy that says that it saturates within the map, and does."""
+        name = 'steep'
+        limit = property(lambda self: self.scale)
 
-    name = 'steep'
-    limit = property(lambda self: self.scale)
+        def cost(self, distance: Tensor) -> Tensor:
+            return self.scale * (distance / self.scale).tanh()
 
-    def cost(self, distance: Tensor) -> Tensor:
-        return self.scale * (distance / self.scale).tanh()
+        def reach(self, share: float) -> float:
+            return self.scale * math.atanh(1 - share)
 
-    def reach(self, share: float) -> float:
-        return self.scale * math.atanh(1 - share)
+    @dataclass(frozen=True)
+    class Sigmoid(SupplierRule):
+        """A toy with a ``sharpness`` as softmax has."""
 
+        sharpness: float = 3.0
+        name = 'toy_sigmoid'
 
-@dataclass(frozen=True)
-class Sigmoid(SupplierRule):
-    """A toy with a ``sharpness`` as softmax has."""
+        def masses_and_rate(self, heatmap: Tensor) -> tuple[Tensor, Tensor]:
+            mass = (self.sharpness * heatmap).sigmoid()
+            total = mass.sum((-2, -1), keepdim=True)
+            return mass / total, self.sharpness * mass * (1 - mass) / total
 
-    sharpness: float = 3.0
-    name = 'toy_sigmoid'
-
-    def masses_and_rate(self, heatmap: Tensor) -> tuple[Tensor, Tensor]:
-        mass = (self.sharpness * heatmap).sigmoid()
-        total = mass.sum((-2, -1), keepdim=True)
-        return mass / total, self.sharpness * mass * (1 - mass) / total
+    yield
+    for known, names in ((transport.GROUND_DISTANCES, ('cauchy', 'steep')), (transport.SUPPLIERS, ('toy_sigmoid',))):
+        for name in names:
+            del known[name]
 
 
 @pytest.mark.parametrize(('distance', 'path'), [('cauchy', general), ('steep', local)])
 @pytest.mark.parametrize('rule', ['softmax', 'toy_sigmoid'])
-def test_a_distance_or_a_rule_is_one_file(distance: str, path, rule: str) -> None:
+def test_a_distance_or_a_rule_is_one_file(distance: str, path, rule: str, toys) -> None:
     """Computed as what they are in eager and compiled code, whatever their parameters are called; gradients by differences."""
     options = dict(ground_distance=dict(type=distance, scale=1.3), supplier=rule, cross_entropy_weight=0.0)
     maps, dots, _ = inputs()
@@ -317,6 +323,7 @@ def test_parameters_that_are_no_fields_are_refused() -> None:
     object.__setattr__(rule, 'tilt', 3)
     with pytest.raises(ValueError, match='must be a dataclass whose fields are all its parameters'):
         DotLoss(supplier=rule)
+    del transport.SUPPLIERS['toy_tilted']
 
 
 def test_a_name_belongs_to_one_class() -> None:
