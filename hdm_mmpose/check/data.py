@@ -136,6 +136,8 @@ def build(cfg: dict) -> Any:
 
 def why_not_read(data: ReadDataset, problem: Exception) -> Iterator[Finding]:
     """A finding that names file, entries and repair."""
+    while str(problem).strip('"').startswith('class `') and isinstance(problem.__context__, Exception):
+        problem = problem.__context__  # an older MMEngine raises anew what a constructor raised
     kind = getattr(class_of(data.cfg, DATASETS), '__name__', data.cfg.get('type'))
     entries = faulty_boxes(data) if data.from_boxes else faulty_entries(data, problem)
     what = f'{kind} cannot read {data.path}: {type(problem).__name__}: {problem}'

@@ -6,17 +6,13 @@ tell them apart.
 
 from __future__ import annotations
 
-import contextlib
 import copy
-import io
-import logging
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import torch
 from mmengine.evaluator import Evaluator
-from mmengine.logging import MMLogger
 from mmengine.structures import InstanceData
 from mmpose.registry import DATASETS
 
@@ -24,7 +20,7 @@ from .finding import Finding, error, unchecked, warning
 from .parts import ConfigParts, type_name
 from .rules_metrics import evaluators, monitored
 from .rules_output import place
-from .trial import Unknown, training_losses
+from .trial import Unknown, quietly, training_losses
 
 SAMPLES = 300  # persons that are evaluated
 STEP = 4  # persons of a training step
@@ -178,16 +174,3 @@ def measure(metrics: list, dataset: Any, samples: list, indices: Any, shift: flo
 def same(one: dict, other: dict) -> bool:
     """Whether two sets of numbers are equal."""
     return all(np.allclose(one[name], other[name], equal_nan=True) for name in one if isinstance(one[name], (int, float, np.number)))
-
-
-@contextlib.contextmanager
-def quietly() -> Iterator[None]:
-    """What data sets and evaluators print and log is not shown."""
-    logger = MMLogger.get_current_instance()
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        with contextlib.redirect_stdout(io.StringIO()):
-            yield
-    finally:
-        logger.setLevel(level)

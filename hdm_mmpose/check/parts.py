@@ -137,7 +137,9 @@ class ConfigParts:
 
     @property
     def test_cfg(self) -> dict:
-        return (self.cfg.get('model') or {}).get('test_cfg') or {}
+        model = self.cfg.get('model')
+        written = model.get('test_cfg') if isinstance(model, dict) else None
+        return written if isinstance(written, dict) else {}  # a trial of a prediction says what is wrong with it
 
 
 def read_parts(cfg: Config | dict) -> ConfigParts:

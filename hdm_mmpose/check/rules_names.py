@@ -34,6 +34,8 @@ def rule_names(parts: ConfigParts) -> Iterator[Finding]:
                     'MMEngine does not merge lists', written_imports(parts, lost))
     for part in named_parts(parts.cfg, ''):
         name = part.cfg['type']
+        if isinstance(name, str) and '.' not in name and find(name) is None and part.cfg.get('_scope_') not in (None, *SCOPES):
+            name = f'{part.cfg["_scope_"]}.{name}'
         if not isinstance(name, str) or find(name) is not None or type_name(part.cfg) in known_elsewhere(part):
             continue
         scope = name.partition('.')[0] if '.' in name else ''

@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader
 
 from .finding import Finding, config_rule, error
 from .parts import LOADERS, ConfigParts, class_of, type_name
+from .trial import quietly
 
 RUN_PARTS = {
     'train': ('train_dataloader', 'train_cfg', 'optim_wrapper'),
@@ -53,7 +54,8 @@ def rule_runner(parts: ConfigParts) -> Iterator[Finding]:
         yield error('no-checkpoint', 'load_from', f'{path} does not exist', 'put the file there, or load_from=None')
     for where, build in builders(cfg):
         try:
-            build()
+            with quietly():
+                build()
         except Exception as problem:  # whatever a constructor raises is what the user wants to read
             yield error(
                 'runner',

@@ -6,13 +6,17 @@ shapes of its features are needed, which the meta device gives without memory or
 
 from __future__ import annotations
 
+import contextlib
 import copy
+import io
+import logging
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import torch
 from mmengine.dataset import Compose, pseudo_collate
+from mmengine.logging import MMLogger
 from mmengine.model import revert_sync_batchnorm
 from mmpose.models.pose_estimators.base import BasePoseEstimator
 from mmpose.registry import MODELS, TRANSFORMS
@@ -167,3 +171,16 @@ def predictions_of(model: dict, samples: list[dict]) -> list:
     with torch.no_grad():
         found = head.predict(features(model, inputs), data_samples, test_cfg=test_cfg)
     return found[0] if isinstance(found, tuple) else found
+
+
+@contextlib.contextmanager
+def quietly() -> Iterator[None]:
+    """What data sets and evaluators print and log is not shown."""
+    logger = MMLogger.get_current_instance()
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            yield
+    finally:
+        logger.setLevel(level)
