@@ -14,6 +14,7 @@ pytest.importorskip('mmpose', reason="inference is MMPose's")
 
 from mmpose.apis import MMPoseInferencer, inference_topdown, init_model  # noqa: E402
 
+from hdm_mmpose.features import loads_safely  # noqa: E402
 from tests.tiny_training import by_iterations, draw, tiny_config, train  # noqa: E402
 
 FRAMES = 3
@@ -107,6 +108,7 @@ def test_photographs(inferencer: MMPoseInferencer, shared_data: Path, tmp_path: 
         check(each['predictions'][0], picture.shape)
 
 
+@pytest.mark.skipif(not loads_safely(), reason='this torch cannot be told what its safe loader may read')
 def test_checkpoint_needs_the_safe_loader_only(trained: tuple[str, str, Path]) -> None:
     """What inference loads is loaded without running any code from the file."""
     saved = torch.load(trained[1], map_location='cpu', weights_only=True)

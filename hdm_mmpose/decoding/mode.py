@@ -90,7 +90,7 @@ def window_at(suppliers: Tensor, cell: Tensor) -> tuple[Tensor, Tensor]:
     xs, ys = column[..., None] + offsets, row[..., None] + offsets
     inside = ((ys >= 0) & (ys < height))[..., :, None] & ((xs >= 0) & (xs < width))[..., None, :]
     cells = ys.clamp(0, height - 1)[..., :, None] * width + xs.clamp(0, width - 1)[..., None, :]
-    masses = torch.where(inside, suppliers.flatten(-2).gather(-1, cells.flatten(-2)).view(cells.shape), 0)
+    masses = suppliers.flatten(-2).gather(-1, cells.flatten(-2)).view(cells.shape).masked_fill(~inside, 0)
     return masses, torch.stack([column, row], -1).to(suppliers.dtype)
 
 
@@ -106,7 +106,7 @@ def mean_shift(masses: Tensor) -> Tensor:
         mass = columns.sum(-1, keepdim=True)
         moment = torch.stack([(columns * offsets).sum(-1), (rows * offsets).sum(-1)], -1)
         some = mass > 0
-        dots = torch.where(some, moment / torch.where(some, mass, 1), dots).clamp(-REACH, REACH)
+        dots = torch.where(some, moment / mass.masked_fill(~some, 1), dots).clamp(-REACH, REACH)
     return dots
 
 

@@ -68,5 +68,6 @@ def fallback_to_argmax(heatmap: Tensor, rule: SupplierRule, dots: Tensor, share:
     x = cell - y * heatmap.shape[-1]
     return DecodedJoints(
         dots=torch.where(usable[..., None], dots, torch.stack([x, y], -1).to(dots.dtype)),
-        share=torch.where(usable, share.clamp(max=1), 0),
-        peak=torch.where(usable, peak, 0))
+        # not where(usable, ..., 0): the ONNX exporter of torch 1 gives a bare number a type of its own
+        share=share.clamp(max=1).masked_fill(~usable, 0),
+        peak=peak.masked_fill(~usable, 0))

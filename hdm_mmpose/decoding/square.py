@@ -60,5 +60,5 @@ def square_centroid(masses: Tensor) -> tuple[Tensor, Tensor]:
     right, below = masses[..., 1] + masses[..., 3], masses[..., 2] + masses[..., 3]
     # Dividing where there is mass only: 0 / 0 never happens, not even in the branch not taken.
     some = mass > 0
-    safe = torch.where(some, mass, 1)
-    return torch.where(some[..., None], torch.stack([right, below], -1) / safe[..., None], 0.5), mass
+    safe = mass.masked_fill(~some, 1)
+    return (torch.stack([right, below], -1) / safe[..., None]).masked_fill(~some[..., None], 0.5), mass

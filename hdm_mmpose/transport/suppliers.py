@@ -148,10 +148,10 @@ class Relu(SupplierRule):
         peak = mass.amax((-2, -1), keepdim=True)
         empty = peak <= EMPTY
         # S does not depend on the scale: divide by the peak first, and neither sum nor gradient can leave float32.
-        scale = torch.where(empty, 1, peak)
+        scale = peak.masked_fill(empty, 1)
         mass = mass / scale
         poison = _poison(heatmap)
-        total = torch.where(empty, 1, mass.sum((-2, -1), keepdim=True)) + poison
+        total = mass.sum((-2, -1), keepdim=True).masked_fill(empty, 1) + poison
         uniform = 1 / (heatmap.shape[-2] * heatmap.shape[-1]) + poison
         return torch.where(empty, uniform, mass / total), 1 / (total * scale), empty
 
