@@ -162,3 +162,18 @@ def test_numbers_stand_next_to_the_loss_in_a_real_log(tmp_path: Path) -> None:
     for line in lines:
         assert 10 < line['transport_px'] < 160  # untrained: anywhere in 128 x 96 pixels
         assert line['dead_maps'] == 0 and line['marginal_error'] < 1e-4
+
+
+def test_targets_that_nobody_looked_at_are_said_once() -> None:
+    """On a GPU the loss does not look: a dot that is not finite, and a dense target with negative cells only (dot NaN, not valid)."""
+    loss = EMDHeatmapLoss()
+    runner, hook = runner_of(loss, interval=1), TransportMonitorHook()
+    hook.before_train(runner)
+    loss(torch.rand(1, 3, HEIGHT, WIDTH), torch.ones(1, 3, 2))
+    dots = torch.tensor([[[1.0, 1.0], [float('nan'), 1.0], [float('nan'), float('nan')]]])
+    loss.last_step = loss.last_step._replace(dots=dots, valid=torch.tensor([[True, True, False]]))
+    for step in range(2):
+        hook.after_train_iter(runner, step)
+    (said,) = runner.logger.said
+    assert said.startswith('2 targets of joints with positive weight were not finite') and said.endswith('This is said once.')
+    assert runner.message_hub.logged['train/transport_px'] > 0
