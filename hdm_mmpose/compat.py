@@ -36,6 +36,7 @@ def apply() -> None:
     keep_divergence_of_absent_joints_finite()
     read_accuracy_in_bfloat16()
     draw_heatmaps_of_one_joint()
+    note_the_crop()
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -332,3 +333,31 @@ def draw_heatmaps_of_one_joint() -> None:
         return original(heatmap, *args, **kwargs)
 
     _replace_everywhere("revert_heatmap", original, revert_heatmap)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# MMPose 1.1 does not say where it cropped
+
+
+@functools.lru_cache(maxsize=None)
+def note_the_crop() -> None:
+    """Let ``TopdownAffine`` note centre and size of its crop as ``input_center`` and ``input_scale``, as later ones do.
+
+    MMPose 1.1 packs these two keys and never sets them; without them nothing maps a picture's points into the input.
+
+    Upstream: ``mmpose/datasets/transforms/topdown_transforms.py``; set since MMPose 1.2.
+    Remove when: the oldest MMPose in pyproject.toml is 1.2.
+    """
+    from mmpose.datasets.transforms import TopdownAffine
+
+    original = TopdownAffine.transform
+
+    @functools.wraps(original)
+    def transform(self: Any, results: dict) -> dict | None:
+        results = original(self, results)
+        if results is not None and "bbox_center" in results:
+            results.setdefault("input_center", results["bbox_center"][0])
+            results.setdefault("input_scale", results["bbox_scale"][0])
+        return results
+
+    TopdownAffine.transform = transform

@@ -282,3 +282,18 @@ def test_heatmaps_of_any_number_of_joints_are_laid_over_the_picture(joints: int)
         for maps in (np.random.rand(joints, 8, 6).astype(np.float32), torch.rand(joints, 8, 6)):
             assert function(maps, np.array([30.0, 40]), np.array([60.0, 80]), (80, 60)).shape == (joints, 80, 60)
     assert structures.revert_heatmap(np.ones((8, 6), np.float32), np.array([30.0, 40]), np.array([60.0, 80]), (80, 60)).shape == (80, 60)
+
+
+def test_the_crop_is_noted() -> None:
+    """By every MMPose: what ``input_center`` and ``input_scale`` say is where the picture was cut."""
+    pytest.importorskip("mmpose")
+    from mmpose.datasets.transforms import TopdownAffine
+
+    compat.apply()
+    results = dict(
+        img=np.zeros((60, 80, 3), np.uint8), bbox_center=np.array([[40.0, 30.0]]), bbox_scale=np.array([[24.0, 20.0]]),
+        bbox_rotation=np.zeros(1), keypoints=np.array([[[28.0, 14.0], [40.0, 30.0]]]), keypoints_visible=np.ones((1, 2)))
+    results = TopdownAffine(input_size=(48, 64)).transform(results)
+    np.testing.assert_allclose(results["input_scale"], [24, 32])
+    mapped = ((np.array([[28.0, 14.0], [40.0, 30.0]]) - results["input_center"]) / results["input_scale"] + 0.5) * [48, 64]
+    np.testing.assert_allclose(mapped, results["transformed_keypoints"][0], atol=1e-4)

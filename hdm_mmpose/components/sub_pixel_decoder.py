@@ -144,7 +144,7 @@ class SubPixelDecoder(BaseKeypointCodec):
         return self._finish(read_heatmap(heatmaps, self.supplier, self.blur, traceable=True))
 
     def _finish(self, decoded: DecodedJoints) -> tuple[Tensor, Tensor]:
-        score = decoded.share if self.score == 'mass' else decoded.peak.clamp(0, 1)
+        score = decoded.share if self.score == 'mass' else decoded.peak.to(decoded.share.dtype).clamp(0, 1)
         return self.alignment.to_codec_output(decoded.dots), score
 
     def _check_size(self, argument: str, heatmaps: Tensor) -> None:
