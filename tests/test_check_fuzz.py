@@ -46,14 +46,14 @@ def base(data: Path, folder: Path) -> dict:
 
 
 def verdict(cfg: dict) -> tuple[str, list]:
-    """'agree' where everything was checked and nothing found, else 'found', 'unsure' or 'failed' (a fault of ``check``)."""
+    """'agree' where everything was checked and nothing found, else 'found', 'unsure', or 'rule' where a rule itself failed."""
     found = find_in_config(Config(copy.deepcopy(cfg)))
     sound = not any(each.level == 'error' for findings in found.values() for each in findings)
     if sound:
         found.update(check_data_sets(Config(copy.deepcopy(cfg)), sound))
     findings = [finding for each in found.values() for finding in each]
     if any(finding.rule == 'rule-failed' for finding in findings):
-        return 'failed', findings
+        return 'rule', findings
     if any(finding.level != 'unchecked' for finding in findings):
         return 'found', findings
     complete = all(rule.subject in found for rule in CONFIG_RULES)
@@ -76,7 +76,7 @@ def live(cfg: dict, folder: Path) -> None:
 
 
 def count(verdicts: list[str]) -> str:
-    return ', '.join(f'{verdicts.count(name)} {name}' for name in ('agree', 'found', 'unsure', 'failed'))
+    return ', '.join(f'{verdicts.count(name)} {name}' for name in ('agree', 'found', 'rule', 'unsure', 'failed'))
 
 
 @pytest.mark.parametrize('part', PARTS)
@@ -137,5 +137,5 @@ def verdict_of_data(cfg: dict) -> tuple[str, list]:
     """As above, for a config that is known to be sound."""
     findings = [finding for each in check_data_sets(Config(copy.deepcopy(cfg))).values() for finding in each]
     if any(finding.rule == 'rule-failed' for finding in findings):
-        return 'failed', findings
+        return 'rule', findings
     return ('found' if findings else 'agree'), findings

@@ -62,30 +62,31 @@ class Rule:
         subject: what it compares, in two or three words.
         meanings: for each finding it may yield, its name and what that means.
         find: yields the findings.
-        builds: whether it builds and runs parts of the config, which an error found before would break.
+        builds: 0 if it only compares; 1 if it builds parts of the config, which some errors found before would break; 2 if it runs
+            a step, which any error would.
     """
 
     subject: str
     meanings: dict[str, str]
     find: Callable[[Any], Iterable[Finding]]
-    builds: bool = False
+    builds: int = 0
 
 
 CONFIG_RULES: list[Rule] = []  # of ConfigParts
 DATA_RULES: list[Rule] = []  # of ReadDataset
 
 
-def config_rule(subject: str, meanings: dict[str, str], builds: bool = False) -> Callable:
+def config_rule(subject: str, meanings: dict[str, str], builds: int = 0) -> Callable:
     """Register a rule about the parts of a config (arguments: those of :class:`Rule`)."""
     return functools.partial(_register, CONFIG_RULES, subject, meanings, builds)
 
 
 def data_rule(subject: str, meanings: dict[str, str]) -> Callable:
     """Register a rule about a data set that was built (arguments: those of :class:`Rule`)."""
-    return functools.partial(_register, DATA_RULES, subject, meanings, False)
+    return functools.partial(_register, DATA_RULES, subject, meanings, 0)
 
 
-def _register(rules: list[Rule], subject: str, meanings: dict[str, str], builds: bool, find: Callable) -> Callable:
+def _register(rules: list[Rule], subject: str, meanings: dict[str, str], builds: int, find: Callable) -> Callable:
     rules.append(Rule(subject, meanings, find, builds))
     return find
 
@@ -94,16 +95,12 @@ BROKEN = ('no-model', 'fragment', 'leftover-delete', 'not-a-dict', 'does-not-bui
 
 
 def apply_rules(rules: Iterable[Rule], checked: Any) -> dict[str, list[Finding]]:
-    """What each rule finds, by its subject; rules that build run last, and not on what cannot be built.
-
-    A rule that builds and runs a whole step (it is the last of its kind) runs only where there is no error at all.
-    """
+    """What each rule finds, by its subject; rules that build run last, and not on what cannot be built."""
     found: dict[str, list[Finding]] = {}
-    ordered = sorted(rules, key=lambda rule: rule.builds)
-    for rule in ordered:
+    for rule in sorted(rules, key=lambda rule: rule.builds):
         errors = [finding.rule for findings in found.values() for finding in findings if finding.level == 'error']
-        hopeless = any(name in BROKEN for name in errors) if rule.subject != ordered[-1].subject else bool(errors)
-        if not (rule.builds and hopeless):
+        hopeless = (rule.builds == 1 and any(name in BROKEN for name in errors)) or (rule.builds == 2 and errors)
+        if not hopeless:
             found[rule.subject] = list(run_rule(rule, checked))
     return found
 

@@ -178,8 +178,8 @@ def type_name(cfg: dict) -> str:
 
 def class_of(cfg: dict, registry: Registry) -> Any:
     """What a dict builds, from a registry or named itself, or None if nothing of the name is registered."""
-    kind = cfg.get('type')
-    return registry.get(kind) if isinstance(kind, str) else kind
+    kind = cfg.get('type') if isinstance(cfg, dict) else None
+    return registry.get(kind) if isinstance(kind, str) else kind if callable(kind) else None
 
 
 def walk(value: Any, where: str) -> Iterator[Part]:

@@ -11,7 +11,7 @@ from typing import Any
 from mmpose.registry import HOOKS, KEYPOINT_CODECS, MODELS, TRANSFORMS
 
 from .finding import Finding, config_rule, error, warning
-from .parts import OUR_CODECS, OUR_LOSS, ConfigParts, Head, Loss, Part, heads_to_check, type_name, uses_ours, walk
+from .parts import OUR_CODECS, OUR_LOSS, ConfigParts, Head, Loss, Part, class_of, heads_to_check, type_name, uses_ours, walk
 
 PACKAGE = 'hdm_mmpose.'
 IMPORTS = 'hdm_mmpose.components'
@@ -155,7 +155,7 @@ def written_losses(head: Head) -> Iterator[Part]:
 
 def why_not_built(part: Part, registry: Any) -> str | None:
     """Why a part cannot be built from what is written, or None; others' losses and hooks are only looked up."""
-    built = registry.get(part.cfg['type']) if isinstance(part.cfg['type'], str) else part.cfg['type']
+    built = class_of(part.cfg, registry)
     if built is None:
         alike = ', '.join(difflib.get_close_matches(part.type, registry.module_dict, cutoff=0.5)) or 'none'
         return f'nothing of this name is registered; similar names: {alike}'

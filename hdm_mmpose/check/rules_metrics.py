@@ -103,7 +103,7 @@ def rule_monitored(parts: ConfigParts) -> Iterator[Finding]:
 def monitored(parts: ConfigParts) -> Iterator[tuple[str, str]]:
     """Where a metric is monitored, and its name."""
     checkpoint = (parts.cfg.get('default_hooks') or {}).get('checkpoint') or {}
-    best = checkpoint.get('save_best')
+    best = checkpoint.get('save_best') if isinstance(checkpoint, dict) else None
     for name in best if isinstance(best, (list, tuple)) else [best] if best else []:
         yield 'default_hooks.checkpoint.save_best', name
     schedules = parts.cfg.get('param_scheduler') or []

@@ -23,7 +23,7 @@ KNOWN_PACKAGES = ('mmpose', 'mmcv', 'mmengine', 'hdm_mmpose')
     'model': 'the model does not build or run',
     'output-size': 'the network gives maps of another size than the decoder expects',
     'joints': 'the network gives another number of maps than the data set has joints',
-    'output': 'an output of the network that cannot be told without running it'}, builds=True)
+    'output': 'an output of the network that cannot be told without running it'}, builds=1)
 def rule_output(parts: ConfigParts) -> Iterator[Finding]:
     """What the network really gives, found without memory and arithmetic where torch can, else by running it once."""
     decoder = next((codec for codec in parts.decoders if codec.alignment and codec.size('input_size')), None)
@@ -76,7 +76,7 @@ def output_shape(model: dict, input_size: tuple[int, int]) -> tuple[int, int, in
 @config_rule('a training step and a prediction', {
     'training-step': 'a training step fails: the pipeline, the targets, the head or its loss',
     'prediction': 'a prediction fails: the pipeline of validation, the head or its decoder',
-    'trial': 'own classes that made-up persons do not suit: `--data` tries the real ones'}, builds=True)
+    'trial': 'own classes that made-up persons do not suit: `--data` tries the real ones'}, builds=2)
 def rule_trial(parts: ConfigParts) -> Iterator[Finding]:
     """Made-up persons go through the pipelines of training and validation, and their targets through the head."""
     model = parts.cfg.get('model') or {}

@@ -35,7 +35,7 @@ EPOCH = 10  # iterations, for schedules that are converted
         'runner': 'a loader, loop, optimiser, schedule, hook or visualiser that MMEngine cannot build',
         'no-checkpoint': '`load_from` names a file that is not there',
     },
-    builds=True,
+    builds=1,
 )
 def rule_runner(parts: ConfigParts) -> Iterator[Finding]:
     """What stands around model and data is built, or its options are compared with what its class takes."""
