@@ -771,7 +771,9 @@ def test_stock_recipes(kind: str) -> None:
         errors = {rule for rule, level in found(Config.fromfile(path)).items() if level == 'error'}
         if errors:
             alarms[path.stem] = errors
-    assert alarms == STOCK_FAULTS[kind]
+    # one joint of DeepFashion2's meta information, vest_kpt9, names another than itself, and is named by none
+    pairs = {path.stem: {'flip-pairs'} for path in folder.glob('deepfashion2/*.py')}
+    assert alarms == {**STOCK_FAULTS[kind], **pairs}
 
 
 def test_command_prints_findings_and_fails(capsys: pytest.CaptureFixture) -> None:
