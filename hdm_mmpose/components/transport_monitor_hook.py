@@ -74,7 +74,7 @@ class TransportMonitorHook(Hook):
         assert self.interval is not None
         due = self.every_n_inner_iters(batch_idx, self.interval) or self.end_of_epoch(runner.train_dataloader, batch_idx)
         loss = self._watched.called(runner.logger) if due else None
-        if loss is None:
+        if loss is None or loss.last_step is None:
             return
         totals = measure(loss.last_step, loss.options, input_width(data_batch))
         worst = totals[4:].clone()

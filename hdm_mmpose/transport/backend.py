@@ -33,7 +33,7 @@ def kernel_for(maps: Tensor, target: Tensor, options: EMDOptions) -> ModuleType 
     module, reason = _import()
     if module is not None:
         reason = module.obstacle(maps, target, options)
-    if reason is None:
+    if module is not None and reason is None:
         look = _unproven if options.backend == 'auto' else _gpu_obstacle
         reason = look(module, maps.device, maps.dtype, target.dim() == 4)
     if reason is None:

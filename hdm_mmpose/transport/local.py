@@ -115,9 +115,9 @@ def table(distance: GroundDistance, epsilon: float, size: tuple[int, int], dtype
     ring[:, inner[0], inner[1]] = 0
     first, second = zip(*PAIRS)
     pairs = solved[list(first)] * solved[list(second)]
-    return Table(x, y, inner, *(each.to(dtype) for each in (
-        distance.cost(far[0]).flatten(), kernel.flatten(1), (kernel * excess).flatten(1), ring.flatten(1).T.contiguous(), solved,
-        pairs)), (outer_y - 1, outer_x - 1), distance.limit)
+    return Table(
+        x, y, inner, distance.cost(far[0]).flatten().to(dtype), kernel.flatten(1).to(dtype), (kernel * excess).flatten(1).to(dtype),
+        ring.flatten(1).T.contiguous().to(dtype), solved.to(dtype), pairs.to(dtype), (outer_y - 1, outer_x - 1), distance.limit)
 
 
 class Solution(NamedTuple):
@@ -235,7 +235,8 @@ def forward(
 def _some(maps: Tensor, note: Annotation, options: EMDOptions, window: Table, out: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
     """(J,) loss without its weight, cost and marginal error of maps (B, K, H, W); the gradient goes to ``out`` (J N + 1,)."""
     view = look_at(note.dots, (maps.shape[2], maps.shape[3]), window)
-    supply = (read_softmax if isinstance(options.supplier, Softmax) else read_rule)(maps, view, options)
+    rule = options.supplier
+    supply = read_softmax(maps, view, options, rule.sharpness) if isinstance(rule, Softmax) else read_rule(maps, view, options)
     cells = view.of(supply.masses)
     mass = unbiased_mass(view.mass, options.epsilon, options.ground_distance) if options.unbiased else view.mass
     found = solve(cells, supply.unit, mass, window, newton_steps(options.epsilon))
@@ -264,7 +265,7 @@ def _some(maps: Tensor, note: Annotation, options: EMDOptions, window: Table, ou
     if companion and supply.dense is None:
         window.corner_of(near).sub_((companion * weight[:, None] * view.mass).view(-1, 2, 2))
     gradient = torch.mul(rate, (factor * (companion + below + supply.poison))[:, None], out=rows_of(out, len(cost)))
-    out.scatter_(0, view.index, near.flatten())  # of cells that are not on the map into the last entry, which is nobody's
+    out.scatter_(0, view.cells, near.flatten())  # of cells that are not on the map into the last entry, which is nobody's
     if logarithm is not None:
         gradient.addcmul_(logarithm.mul_(rate), factor[:, None])
     if companion and supply.dense is not None:
@@ -285,20 +286,20 @@ class View(NamedTuple):
     """Where the window of each joint lies on its map.
 
     Attributes:
-        index: (J n,) in the flat maps (J N,), ``J N`` for cells that are not on the map.
+        cells: (J n,) in the flat maps (J N,), ``J N`` for cells that are not on the map.
         mass: (J, 4) bilinear masses of the demanders, nearest first.
         corner: (J, 4) their cells in the flat map (N,).
         dots: (J, 2)
     """
 
-    index: Tensor
+    cells: Tensor
     mass: Tensor
     corner: Tensor
     dots: Tensor
 
     def of(self, flat: Tensor) -> Tensor:
         """(J, n) the window's cells of maps (J N + 1,)."""
-        return flat.index_select(0, self.index).view(len(self.dots), -1)
+        return flat.index_select(0, self.cells).view(len(self.dots), -1)
 
 
 def look_at(dots: Tensor, size: tuple[int, int], table: Table) -> View:
@@ -344,10 +345,12 @@ class Supply(NamedTuple):
 
 def read_rule(maps: Tensor, view: View, options: EMDOptions) -> Supply:
     """Suppliers of maps (B, K, H, W) by any rule, and the cross-entropy."""
-    wide, rule, cross_entropy, dense = maps.to(compute_dtype(maps)), options.supplier, 0.0, None
+    wide, rule = maps.to(compute_dtype(maps)), options.supplier
+    cross_entropy: Tensor | float = 0.0
+    dense: Tensor | None = None
     masses, rate = rule.masses_and_rate(wide)
-    flat = [one_more(maps, wide.dtype), one_more(maps, wide.dtype)]
-    for buffer, values in zip(flat, (masses, rate)):
+    flat_masses, flat_rate = one_more(maps, wide.dtype), one_more(maps, wide.dtype)
+    for buffer, values in ((flat_masses, masses), (flat_rate, rate)):
         buffer[:-1].view(maps.shape).copy_(values)
     if options.cross_entropy_weight:
         dense = dot_masses(view.dots, (maps.shape[2], maps.shape[3]), options.cross_entropy_blur)
@@ -355,7 +358,7 @@ def read_rule(maps: Tensor, view: View, options: EMDOptions) -> Supply:
         cross_entropy = -(dense * rule.log_masses(wide)).sum((1, 2))
         dense = dense.mul_(rule.log_slope(wide)).flatten(1)
     poison = masses[..., 0, 0].flatten() * 0
-    return Supply(*flat, torch.ones_like(poison), 1.0, cross_entropy, dense, poison)
+    return Supply(flat_masses, flat_rate, torch.ones_like(poison), 1.0, cross_entropy, dense, poison)
 
 
 def one_more(maps: Tensor, dtype: torch.dtype) -> Tensor:
@@ -370,23 +373,24 @@ def rows_of(flat: Tensor, joints: int) -> Tensor:
     return flat[:-1].view(joints, -1)
 
 
-def read_softmax(maps: Tensor, view: View, options: EMDOptions) -> Supply:
+def read_softmax(maps: Tensor, view: View, options: EMDOptions, sharpness: float) -> Supply:
     """Suppliers of maps (B, K, H, W) of any strides by a softmax, and the cross-entropy.
 
     Not ``torch.softmax``: ``sharpness H`` is rounded by 1e-6 for a peak of 1, and its sum forgets what is small beside the peak.
     """
-    dtype, sharpness, joints = compute_dtype(maps), options.supplier.sharpness, len(view.dots)
+    dtype, joints = compute_dtype(maps), len(view.dots)
     peak, low = (each.to(dtype) for each in (maps.amax((2, 3), keepdim=True), maps.amin((2, 3), keepdim=True)))
     flat = one_more(maps, dtype)
     torch.sub(maps.to(dtype), peak, out=flat[:-1].view(maps.shape))  # in rows, however the maps lie in memory
     exponent = rows_of(flat, joints).mul_(sharpness)
-    cross_entropy, dense = 0.0, None
+    cross_entropy: Tensor | float = 0.0
+    dense: Tensor | None = None
     if options.cross_entropy_weight and options.cross_entropy_blur:
         dense = dot_masses(view.dots, (maps.shape[2], maps.shape[3]), options.cross_entropy_blur).flatten(1)
         cross_entropy = -(dense * exponent).sum(-1)
     elif options.cross_entropy_weight:
         cross_entropy = -torch.where(view.mass > 0, view.mass * exponent.gather(1, view.corner), 0.0).sum(-1)
     if may_look(low) and bool(((low - peak) * sharpness < SMALLEST_LOG).any()):
-        torch.nn.functional.threshold_(exponent, SMALLEST_LOG, -math.inf)
+        torch.threshold_(exponent, SMALLEST_LOG, -math.inf)
     total = exponent.exp_().sum(-1)
     return Supply(flat, flat, 1 / total, sharpness, total.log() + cross_entropy, dense, ((peak + low) * 0).flatten())

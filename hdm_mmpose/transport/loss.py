@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor, nn
 
 from .general import check_shapes
@@ -98,6 +99,7 @@ class DotLoss(nn.Module):
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__()
+        self._numbers = torch.empty(0)
         self.options = args[0] if args and isinstance(args[0], EMDOptions) else EMDOptions(*args, **options)
         self.keep_last_step = False  # set by hooks; costs the memory of one batch of heatmaps
         self.last_step: LastStep | None = None
@@ -113,7 +115,7 @@ class DotLoss(nn.Module):
         # compiled code reads these, and takes the numbers as a tensor whose values may change
         self._key, self._reduction, self._use_target_weight = options.key, options.reduction, options.use_target_weight
         self._loss_weight = options.loss_weight
-        if hasattr(self, '_numbers'):
+        if len(self._numbers):
             self._numbers.copy_(options.numbers)
         else:
             self._numbers = options.numbers

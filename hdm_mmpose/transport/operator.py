@@ -130,7 +130,7 @@ class _Gradient(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> Any:
         raise RuntimeError('the EMD loss has no second derivative: gradients are computed as constants')
 
-    vmap, jvp = _Loss.vmap, _Loss.jvp
+    vmap, jvp = _Loss.vmap, _Loss.jvp  # type: ignore[assignment]
 
 
 if not HAS_FUNC:  # this torch knows one method where later ones know two

@@ -34,23 +34,25 @@ class EMDOptions:
         ValueError: an unknown name, a number out of range, or options that contradict each other.
     """
 
-    epsilon: float | None = None
-    objective: str | None = None
-    supplier: SupplierRule | str | dict = 'softmax'
+    # types are those after __post_init__; what may be given instead is resolved there
+    epsilon: float = None  # type: ignore[assignment]
+    objective: str = None  # type: ignore[assignment]
+    supplier: SupplierRule = 'softmax'  # type: ignore[assignment]
     solver: str = 'newton'
     num_iters: int = 1000
-    unbiased: bool | None = None
-    ground_distance: GroundDistance | str | dict = 'saturated'
+    unbiased: bool = None  # type: ignore[assignment]
+    ground_distance: GroundDistance = 'saturated'  # type: ignore[assignment]
     use_target_weight: bool = True
     reduction: str = 'mean'
     loss_weight: float = 1.0
     subpixel: bool = True
-    cross_entropy_weight: float | None = None
+    cross_entropy_weight: float = None  # type: ignore[assignment]
     cross_entropy_blur: float = 0.0
     entropic_lambda: InitVar[float | None] = None
     cell_size: InitVar[float | None] = None
     backend: str = 'auto'
     potential: InitVar[str | None] = None
+    key: str = dataclasses.field(init=False, repr=False, compare=False)
 
     def __post_init__(self, entropic_lambda: float | None, cell_size: float | None, potential: str | None) -> None:
         if potential is not None:  # in a config of before, perhaps on top of one of ours: it counts
