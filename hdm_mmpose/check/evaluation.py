@@ -115,7 +115,7 @@ def try_evaluation(parts: ConfigParts, split: str) -> Iterator[Finding]:
     if right is None:
         yield unchecked('not-tried', where, "the evaluation of a detector's boxes", 'a test of a checkpoint')
         return
-    if right and same(right, wrong):
+    if right and wrong is not None and same(right, wrong):
         yield error(
             'blind-evaluator',
             where,

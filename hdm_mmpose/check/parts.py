@@ -167,7 +167,7 @@ def read_parts(cfg: Config | dict) -> ConfigParts:
 
 def is_lazy(filename: str | None) -> bool:
     """Whether a file is in MMEngine's pure Python style (MMEngine 0.8 and later)."""
-    return bool(filename) and os.path.isfile(filename) and hasattr(Config, '_is_lazy_import') and Config._is_lazy_import(filename)
+    return filename is not None and os.path.isfile(filename) and hasattr(Config, '_is_lazy_import') and Config._is_lazy_import(filename)
 
 
 def type_name(cfg: dict) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from typing import Any
 
 from mmpose.datasets.datasets.base import BaseCocoStyleDataset
 from mmpose.registry import DATASETS, METRICS
@@ -100,7 +101,7 @@ def rule_monitored(parts: ConfigParts) -> Iterator[Finding]:
             yield unchecked('metric-names', where, f'whether an evaluator gives {name!r}', 'look into the log of the first validation')
 
 
-def monitored(parts: ConfigParts) -> Iterator[tuple[str, str]]:
+def monitored(parts: ConfigParts) -> Iterator[tuple[str, Any]]:
     """Where a metric is monitored, and its name."""
     checkpoint = (parts.cfg.get('default_hooks') or {}).get('checkpoint') or {}
     best = checkpoint.get('save_best') if isinstance(checkpoint, dict) else None
@@ -128,7 +129,7 @@ def given_names(metric: Part) -> list[str] | None:
     if not getattr(built, '__module__', '').startswith('mmpose.'):
         return None
     if metric.type in ('CocoMetric', 'CocoWholeBodyMetric'):
-        names = CROWD_NAMES if metric.cfg.get('iou_type') == 'keypoints_crowd' else COCO_NAMES
+        names: tuple[str, ...] = CROWD_NAMES if metric.cfg.get('iou_type') == 'keypoints_crowd' else COCO_NAMES
     elif metric.type == 'PCKAccuracy':
         items = metric.cfg.get('norm_item', 'bbox')
         names = tuple(PCK_NAMES.get(item, item) for item in ([items] if isinstance(items, str) else items))

@@ -6,6 +6,7 @@ import copy
 import inspect
 import os
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import torch
@@ -69,21 +70,21 @@ def builders(cfg: dict) -> Iterator[tuple[str, Callable[[], Any]]]:
     """Where each part stands, and what builds it."""
     for name in LOADERS:
         if cfg.get(name) is not None:
-            yield name, lambda name=name: try_loader(cfg[name])
+            yield name, partial(try_loader, cfg[name])
     for name, kind in LOOP_DEFAULTS.items():
         if cfg.get(name) is not None:
-            yield name, lambda name=name, kind=kind: try_loop(cfg[name], kind)
+            yield name, partial(try_loop, cfg[name], kind)
     if cfg.get('optim_wrapper') is not None:
         yield 'optim_wrapper', lambda: try_optimizer(cfg)
     hooks = {f'default_hooks.{name}': hook for name, hook in (cfg.get('default_hooks') or {}).items() if hook is not None}
     hooks.update({f'custom_hooks[{index}]': hook for index, hook in enumerate(cfg.get('custom_hooks') or [])})
     for where, hook in hooks.items():
-        yield where, lambda hook=hook: try_hook(hook)
+        yield where, partial(try_hook, hook)
     for name in ('val_evaluator', 'test_evaluator'):
         written = cfg.get(name)
         written = written['metrics'] if isinstance(written, dict) and 'metrics' in written else written
         for index, metric in enumerate(written if isinstance(written, (list, tuple)) else [written] if written is not None else []):
-            yield f'{name}[{index}]', lambda metric=metric: bind(metric, METRICS)
+            yield f'{name}[{index}]', partial(bind, metric, METRICS)
     if cfg.get('visualizer') is not None:
         yield 'visualizer', lambda: bind(cfg['visualizer'], VISUALIZERS)
 
@@ -104,7 +105,7 @@ def try_loader(loader: dict) -> None:
     }
     if loader.get('batch_sampler') is None:
         bind(loader['sampler'], DATA_SAMPLERS, ('dataset',))
-    DataLoader([0] * 8, **options)
+    DataLoader([0] * 8, **options)  # type: ignore[arg-type]
 
 
 def try_loop(loop: dict, default: str) -> None:
