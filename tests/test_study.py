@@ -187,6 +187,21 @@ def test_fingerprint_sees_what_is_learned_and_not_where():
     assert fingerprint(changed) != fingerprint(here.config(run))
 
 
+def test_fingerprint_sees_the_defaults_that_a_config_does_not_name(monkeypatch):
+    from hdm_mmpose.transport.options import EMDOptions
+
+    reduced = Study(REDUCED)
+    run = next(run for run in reduced.runs() if run.supervision == 'emd_ce')
+    before, fill_in = fingerprint(reduced.config(run)), EMDOptions.__post_init__
+
+    def other_default(self, *given):
+        object.__setattr__(self, 'cross_entropy_blur', 1.0)
+        fill_in(self, *given)
+
+    monkeypatch.setattr(EMDOptions, '__post_init__', other_default)
+    assert fingerprint(reduced.config(run)) != before
+
+
 def stage(**keys):
     return {'backbones': ['res18-slim'], 'supervisions': ['mse'], 'seeds': [0], 'epochs': 1, **keys}
 

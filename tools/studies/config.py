@@ -332,8 +332,8 @@ def sized(codec: dict, cfg: Config) -> ConfigDict:
 
 
 def fingerprint(cfg: Config) -> str:
-    """Hash of everything in a config that decides what a run learns."""
-    spec = cfg.to_dict()
+    """Hash of everything in a config that decides what a run learns, the defaults of this package's classes included."""
+    spec = {**cfg.to_dict(), 'resolved': resolved(cfg)}
     for key in PLACES:
         spec.pop(key, None)
     for loader in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
@@ -341,3 +341,15 @@ def fingerprint(cfg: Config) -> str:
             spec[loader].pop(key, None)
         spec[loader]['dataset'].pop('data_root', None)
     return jobs.fingerprint(spec)[:16]
+
+
+def resolved(cfg: Config) -> dict[str, str]:
+    """What the loss and the codec of this package are once their defaults are filled in."""
+    from hdm_mmpose.components import DotAnnotationCodec, EMDHeatmapLoss
+
+    loss, codec, found = dict(cfg.model.head.get('loss') or {}), dict(cfg.codec), {}
+    if loss.pop('type', None) == EMDHeatmapLoss.__name__:
+        found['loss'] = repr(EMDHeatmapLoss(**loss).options)
+    if codec.pop('type', None) == DotAnnotationCodec.__name__:
+        found['codec'] = repr(vars(DotAnnotationCodec(**codec)))
+    return found
