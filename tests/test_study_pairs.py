@@ -7,7 +7,7 @@ import pytest
 from mmpose.evaluation.metrics import NME
 
 from tools.studies import pairs
-from tools.studies.domains import DOMAINS, crowdpose_sigmas, face_contributions, measure_faces, person_contributions
+from tools.studies.domains import DOMAINS, crowdpose_sigmas, face_contributions, face_people, measure_faces, person_contributions
 from tools.studies.metrics import measure
 
 
@@ -20,7 +20,7 @@ def people(folder, persons, joints, seed, noise, missing=True):
         seen = rng.random(joints) < 0.8 if missing else np.ones(joints, bool)
         keypoints = np.concatenate([points * seen[:, None], 2.0 * seen[:, None]], 1)
         guess = points + rng.normal(0, noise, points.shape) * rng.exponential(1)
-        images.append({'id': n, 'width': 100, 'height': 100})
+        images.append({'id': n, 'width': 100, 'height': 100, 'person': n // 2})
         annotations.append({
             'id': n, 'image_id': n, 'category_id': 1, 'iscrowd': 0, 'bbox': [5, 5, 80, 60 + n % 30], 'area': 3000.0 + 10 * n,
             'num_keypoints': int(seen.sum()), 'keypoints': keypoints.ravel().tolist()})
@@ -106,6 +106,21 @@ def test_seeds_that_disagree_widen_the_second_interval_alone():
     np.testing.assert_allclose(metric['interval'], 0.1, atol=1e-9)  # all persons gain the same
     np.testing.assert_allclose(metric['with_seeds'], [-0.1, 0.3])
     assert not pairs.excludes_zero({'interval': [-0.1, 0.3]})
+
+
+def test_pictures_of_one_person_are_drawn_together(tmp_path):
+    rng = np.random.default_rng(9)
+    gain = rng.normal(0.05, 0.2, 50)
+    one, two = ({'NME': np.stack([np.repeat(share, 8), np.ones(400)])} for share in (gain, np.zeros(50)))
+    each = pairs.differences([(one, two)], draws=4000)['metrics']['NME']['interval']
+    found = pairs.differences([(one, two)], draws=4000, people=np.repeat(np.arange(50), 8))
+    assert (found['persons'], found['people']) == (400, 50)
+    together = found['metrics']['NME']['interval']
+    half = 1.96 * gain.std() / np.sqrt(50)
+    np.testing.assert_allclose(together, [gain.mean() - half, gain.mean() + half], atol=0.1 * half)
+    assert np.diff(together) / np.diff(each) == pytest.approx(np.sqrt(8), rel=0.1)
+    assert face_people(people(tmp_path, 5, 68, seed=1, noise=1.0)[1]).tolist() == [0, 1, 1, 2, 2]
+    assert DOMAINS['faces'].people is face_people and DOMAINS['persons'].people is None
 
 
 def test_every_domain_gives_intervals_for_its_main_metrics(tmp_path):

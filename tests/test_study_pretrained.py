@@ -34,7 +34,7 @@ def faces(tmp_path_factory):
         for n in range(1, count + 1):
             Image.fromarray(rng.integers(0, 255, (90, 90, 3), dtype=np.uint8)).save(root / part / f'{n}.jpg')
             points = np.concatenate([rng.uniform(20, 70, (68, 2)), np.full((68, 1), 2)], -1)
-            images.append({'id': n, 'file_name': f'{part}/{n}.jpg', 'width': 90, 'height': 90})
+            images.append({'id': n, 'file_name': f'{part}/{n}.jpg', 'width': 90, 'height': 90, 'person': n})
             annotations.append({
                 'id': n, 'image_id': n, 'category_id': 1, 'iscrowd': 0, 'bbox': [20, 20, 50, 50], 'area': 2500.0, 'num_keypoints': 68,
                 'keypoints': points.ravel().tolist()})
@@ -94,6 +94,7 @@ def test_searches_have_equal_budgets_and_what_is_best_starts_from_their_middle(f
     rates = {row: sorted(whole.config(StudyRun('search', 'effnet-lite0', name, 0)).optim_wrapper.optimizer.lr
                          for name in (row, f'{row}_half', f'{row}_twice')) for row in SEARCHED}
     assert set(map(tuple, rates.values())) == {(0.001, 0.002, 0.004)}
+    assert len({whole.epochs(run) for run in whole.runs(['search'])}) == 1
     for run in whole.runs(['final']):
         cfg = whole.config(run)
         assert cfg.optim_wrapper.optimizer.lr in (0.001, 0.002, 0.004) and whole.is_finalist(run)

@@ -28,6 +28,7 @@ class Domain:
 
     Args:
         measure: metrics of a file of predictions, given the annotations.
+        people: who each row of the contributions is, given the annotations; None: each is another person.
         contributions: what each person contributes to the metrics of which intervals are wanted, given the same files: by
             metric (2, N) numerator and denominator; for ``AP`` (1 + number of thresholds, N), score and whether it is found.
         fields: metrics of the CSV.
@@ -50,6 +51,7 @@ class Domain:
     lower_is_better: tuple[str, ...]
     thresholds: np.ndarray
     reach: str
+    people: Callable[[Path], np.ndarray] | None = None
 
     @property
     def logged(self) -> str:
@@ -122,6 +124,13 @@ def face_contributions(results: Path, annotations: Path) -> dict[str, np.ndarray
         **{f'within@{t}': np.stack([(error <= t).sum(1), counts]) for t in FACE_THRESHOLDS}}
 
 
+def face_people(annotations: Path) -> np.ndarray:
+    """(N,) number of the person whose face it is: faces of one video are alike, so people are drawn, not faces."""
+    truth = json.loads(annotations.read_text())
+    person = {image['id']: image['person'] for image in truth['images']}
+    return np.array([person[face['image_id']] for face in truth['annotations']])
+
+
 DOMAINS = {
     'persons': Domain(
         measure=measure_persons, contributions=person_contributions,
@@ -137,5 +146,5 @@ DOMAINS = {
         columns={'NME': 'NME', 'within@0.02': 'within 2 %', 'within@0.04': 'within 4 %', 'within@0.08': 'within 8 %'},
         units='all in percent',
         curve={'NME': 'NME'}, plotted={'NME': 'NME', 'within@0.02': ''}, lower_is_better=('NME', ), thresholds=FACE_CURVE,
-        reach='the distance of the outer eye corners'),
+        reach='the distance of the outer eye corners', people=face_people),
 }

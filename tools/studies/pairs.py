@@ -1,9 +1,9 @@
 """Paired differences between two rows of a study, with intervals, from the predictions of the same persons.
 
 A difference is that of two readings under the same seed, averaged over the seeds that both have. Its 95 % interval is a
-bootstrap over persons: the same sample of persons for both rows and all seeds. ``seeds`` holds the difference of each pair, and
-``with_seeds`` the interval when the pairs are drawn again too, which is the wider one. A gain is claimed where ``interval``
-excludes zero.
+bootstrap over people, each with all of his pictures: the same sample of people for both rows and all seeds. ``seeds`` holds
+the difference of each pair, and ``with_seeds`` the interval when the pairs are drawn again too, which is the wider one. A gain
+is claimed where ``interval`` excludes zero.
 """
 
 from __future__ import annotations
@@ -27,19 +27,20 @@ def compare(study: Study, part: str = 'test') -> list[dict]:
         part: of the data, ``'val'`` or ``'test'``.
 
     Returns:
-        One record for each comparison and network: ``stage``, ``backbone``, ``first``, ``second``, ``part``, ``persons`` (how many),
-        ``pairs`` (the seeds), and in ``metrics`` by name ``difference``, ``interval``, ``with_seeds``, ``seeds``.
+        One record for each comparison and network: ``stage``, ``backbone``, ``first``, ``second``, ``part``, ``persons`` (pictures) and
+        ``people`` (how many), ``pairs`` (the seeds), and in ``metrics`` by name ``difference``, ``interval``, ``with_seeds``, ``seeds``.
     """
-    records = []
+    records, who = [], study.domain.people
     for stage, names in study.comparisons.items():
         for backbone in study.stages[stage]['backbones']:
             for first, second in names:
                 rows = [study.reading(name, 'comparisons') for name in (first, second)]
                 shares = contributions(study, stage, backbone, rows, part)
                 if shares:
+                    people = who(study.annotations(part)) if who else None
                     records.append({
                         'stage': stage, 'backbone': backbone, 'first': first, 'second': second, 'part': part,
-                        'pairs': list(shares), **differences(list(shares.values()))})
+                        'pairs': list(shares), **differences(list(shares.values()), people=people)})
     return records
 
 
@@ -53,16 +54,19 @@ def contributions(study: Study, stage: str, backbone: str, rows: Sequence[tuple[
     return found
 
 
-def differences(pairs: Sequence[Sequence[Mapping[str, np.ndarray]]], draws: int = DRAWS) -> dict:
+def differences(pairs: Sequence[Sequence[Mapping[str, np.ndarray]]], draws: int = DRAWS, people: np.ndarray | None = None) -> dict:
     """Differences and intervals of all metrics.
 
     Args:
         pairs: for each seed the contributions of the first and of the second row, as a ``Domain`` gives them.
         draws: of the bootstrap.
+        people: (N,) whose contributions they are; those of one person are drawn together. None: N people.
     """
     persons = next(iter(pairs[0][0].values())).shape[1]
     generator = np.random.default_rng(0)
-    weights = generator.multinomial(persons, np.full(persons, 1 / persons), size=draws)
+    _, whose = np.unique(np.arange(persons) if people is None else people, return_inverse=True)
+    count = whose.max() + 1
+    weights = generator.multinomial(count, np.full(count, 1 / count), size=draws)[:, whose]
     again = generator.integers(len(pairs), size=(draws, len(pairs)))
     metrics = {}
     for metric in pairs[0][0]:
@@ -72,7 +76,7 @@ def differences(pairs: Sequence[Sequence[Mapping[str, np.ndarray]]], draws: int 
         metrics[metric] = {
             'difference': float(whole.mean()), 'interval': interval(drawn.mean(0)),
             'with_seeds': interval(np.take_along_axis(drawn.T, again, 1).mean(1)), 'seeds': whole[:, 0].tolist()}
-    return {'persons': persons, 'metrics': metrics}
+    return {'persons': persons, 'people': int(count), 'metrics': metrics}
 
 
 def value(metric: str, shares: np.ndarray, weights: np.ndarray) -> np.ndarray:

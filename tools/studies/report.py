@@ -123,8 +123,8 @@ def test_section(study: Study, records: list[dict], folder: Path) -> list[str]:
     stage, backbone = tested[0]['stage'], tested[0]['backbone']
     compared = [each for each in kept_comparisons(study, folder) if (each['stage'], each['backbone']) == (stage, backbone)]
     if compared:
-        lines += ['First row minus second on the same people: 95 % intervals over people, in bold where they exclude zero; in brackets the '
-                  'lowest and highest pair of seeds.', '', pairs_table(study, compared), '']
+        lines += [f'First row minus second on the same {compared[0]["people"]} people: 95 % intervals over people, in bold '
+                  'where they exclude zero; in brackets the lowest and highest pair of seeds.', '', pairs_table(study, compared), '']
     return lines
 
 
