@@ -64,13 +64,13 @@ def test_a_drive_letter_is_no_package():
 @needs_mmpose
 @pytest.mark.parametrize('root', [DATA, DATA.as_posix(), f'{DATA.as_posix()}/'], ids=str)
 def test_annotation_files_are_joined_as_the_system_does(monkeypatch, root):
-    from hdm_mmpose.check import data
+    from hdm_mmpose.check import parts
 
-    monkeypatch.setattr(data.os, 'path', ntpath)
-    joined = data.annotation_file({'data_root': str(root), 'ann_file': 'annotations/train.json'})
+    monkeypatch.setattr(parts.os, 'path', ntpath)
+    joined = parts.annotation_file({'data_root': str(root), 'ann_file': 'annotations/train.json'})
     assert PureWindowsPath(joined) == DATA / 'annotations' / 'train.json'
     other = r'E:\elsewhere\train.json'
-    assert data.annotation_file({'data_root': str(root), 'ann_file': other}) == other
+    assert parts.annotation_file({'data_root': str(root), 'ann_file': other}) == other
 
 
 @needs_mmpose
@@ -92,7 +92,7 @@ def test_check_reads_files_whose_names_have_drive_letters_and_spaces(tmp_path, m
     Path(CONFIG.name).write_text(f"_base_ = [{str(RECIPE)!r}]\ntrain_dataloader = dict(dataset=dict(data_root={str(DATA)!r}))\n")
     assert check_file(CONFIG.name, data=True) == 1
     told = capsys.readouterr().out
-    assert str(DATA) in told and 'cannot be read' in told and f'{CONFIG.name}: ' in told
+    assert str(DATA) in told and 'does not exist' in told and f'{CONFIG.name}: ' in told
 
 
 @pytest.mark.parametrize('path, local', [(str(CONFIG), True), (CONFIG.as_posix(), True), (r'\\server\share\data', True),

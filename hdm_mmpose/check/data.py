@@ -23,7 +23,7 @@ from mmpose.utils import register_all_modules
 
 from .evaluation import try_data
 from .finding import DATA_RULES, Finding, error, merge_findings, run_rule
-from .parts import ConfigParts, class_of, read_parts
+from .parts import ConfigParts, annotation_file, class_of, read_parts
 
 SHOWN = 5  # how many of the faulty ones are named
 IMAGE_KEYS = ('file_name', 'height', 'width')  # of COCO's format; all other keys that MMPose reads are the annotations'
@@ -77,7 +77,7 @@ def check_data_sets(cfg: Config | dict, sound: bool = True) -> dict[str, list[Fi
     parts = read_parts(cfg)
     found: dict[str, list[Finding]] = {'files': []}
     for where, dataset, _ in parts.datasets:
-        data = ReadDataset(where, dataset, parts, os.path.join(dataset.get('data_root') or '', dataset.get('ann_file') or ''))
+        data = ReadDataset(where, dataset, parts, annotation_file(dataset))
         problems = list(read(data))
         found['files'] += problems
         if data.content is None and data.built is None:

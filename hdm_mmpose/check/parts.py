@@ -170,6 +170,11 @@ def is_lazy(filename: str | None) -> bool:
     return filename is not None and os.path.isfile(filename) and hasattr(Config, '_is_lazy_import') and Config._is_lazy_import(filename)
 
 
+def annotation_file(dataset: dict) -> str:
+    """Path of a data set's annotation file, as MMEngine joins it."""
+    return os.path.join(dataset.get('data_root') or '', dataset.get('ann_file') or '')
+
+
 def type_name(cfg: dict) -> str:
     """Last part of ``type``, which may be a string with a scope or a module in front, a class, or missing."""
     kind = cfg.get('type', '')

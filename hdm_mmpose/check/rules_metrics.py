@@ -10,7 +10,7 @@ from mmpose.datasets.datasets.base import BaseCocoStyleDataset
 from mmpose.registry import DATASETS, METRICS
 
 from .finding import Finding, config_rule, error, unchecked, warning
-from .parts import ConfigParts, Part, class_of, meta_of
+from .parts import ConfigParts, Part, annotation_file, class_of, meta_of
 
 SCORE_HOOKS = {'PoseVisualizationHook': 'kpt_thr'}
 
@@ -54,11 +54,6 @@ def evaluators(cfg: dict, split: str) -> list[Part]:
         where, written = f'{where}.metrics', written['metrics']
     members = {f'{where}[{i}]': each for i, each in enumerate(written)} if isinstance(written, (list, tuple)) else {where: written}
     return [Part(place, each) for place, each in members.items() if isinstance(each, dict) and 'type' in each]
-
-
-def annotation_file(dataset: dict) -> str:
-    """Path of a data set's annotation file, as MMEngine joins it."""
-    return os.path.join(dataset.get('data_root') or '', dataset.get('ann_file') or '')
 
 
 def real_path(dataset: dict) -> str:
