@@ -118,6 +118,8 @@ def measure(step: LastStep, options: EMDOptions, width: int | None) -> Tensor:
         width: of the input in pixels; None measures in cells.
     """
     valid, finite = step.valid.flatten(), step.dots.isfinite().all(-1).flatten()
+    if not len(valid):
+        return torch.zeros(5, dtype=torch.float64, device=valid.device)
     maps = step.heatmaps.to(compute_dtype(step.heatmaps)).flatten(0, 1)
     dots = torch.where(finite[:, None], step.dots.flatten(0, 1), 0.0)
     distance = emd(maps, dots, plain(options)).cost
@@ -131,14 +133,14 @@ def measure(step: LastStep, options: EMDOptions, width: int | None) -> Tensor:
 def plain(options: EMDOptions) -> EMDOptions:
     """Options that measure the distance mass travels to the dot itself, which unbiased demanders are not."""
     sharp = min(options.epsilon, SHARP_EPSILON)
-    return options.replace(ground_distance=Euclidean(), unbiased=False, epsilon=sharp, solver='newton')
+    return options.replace(ground_distance=Euclidean(), unbiased=False, epsilon=sharp, solver='newton', backend='torch')
 
 
 def steepest(maps: Tensor, dots: Tensor, options: EMDOptions) -> Tensor:
     """(J,) largest absolute derivative of the transport cost with respect to a cell of its map (J, H, W)."""
     with torch.enable_grad():
         maps = maps.detach().requires_grad_()
-        cost = emd(maps, dots, options.replace(solver='newton')).cost
+        cost = emd(maps, dots, options.replace(solver='newton', backend='torch')).cost
         (slope,) = torch.autograd.grad(cost.sum(), maps)
     return slope.abs().amax((-2, -1))
 

@@ -117,7 +117,7 @@ def unbiased_mass(mass: Tensor, epsilon: float, ground_distance: GroundDistance)
     Returns:
         (J, 4) masses ``R D``, summing to 1.
     """
-    cost = ground_distance.cost(torch.tensor([0.0, 1.0, 2**0.5], dtype=torch.float64))
+    cost = ground_distance.cost(torch.tensor([0.0, 1.0, 2**0.5], dtype=torch.float64, device='cpu'))
     stay, beside, across = (cost / -epsilon).exp().tolist()
     total = stay + 2 * beside + across
     square = mass.view(-1, 2, 2)

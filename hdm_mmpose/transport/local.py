@@ -30,7 +30,7 @@ from .gradient import SMALLEST
 from .ground_distance import GroundDistance
 from .options import EMDOptions
 from .suppliers import Softmax, compute_dtype
-from .target import Annotation, annotate, may_look
+from .target import Annotation, annotate, clamp, may_look
 
 FAR = 1.2e-7  # of the limit: what float32 does not see
 MEAN = 0.0135  # of epsilon: differences of cost that their mean may stand for
@@ -56,7 +56,7 @@ class Table(NamedTuple):
         costly: (4, n) ``kernel * excess``.
         ring: (n, 4) kernel of the cells that are evaluated and not solved.
         solved: (4, k) kernel.
-        pairs: (6, k) products of the kernel for two demanders.
+        pairs: (6, k) products of the kernel for two demanders, ``first`` and ``second`` (6,) of ``PAIRS``.
         corner: row and column of the nearest demander in the window.
         limit: the cost of a far cell.
     """
@@ -70,6 +70,8 @@ class Table(NamedTuple):
     ring: Tensor
     solved: Tensor
     pairs: Tensor
+    first: Tensor
+    second: Tensor
     corner: tuple[int, int]
     limit: float
 
@@ -95,7 +97,7 @@ def is_local(options: EMDOptions, dtype: torch.dtype, size: tuple[int, int]) -> 
         return False
     if not math.isfinite(distance.limit) or not math.isfinite(distance.reach(FAR)):
         return False
-    widest = float(distance.cost(torch.tensor(2**0.5, dtype=torch.float64)))
+    widest = float(distance.cost(torch.tensor(2**0.5, dtype=torch.float64, device='cpu')))
     (height, width) = radii(distance, options.epsilon, size)[1]
     return widest / options.epsilon <= LARGEST_EXPONENT and 4 * height * width <= size[0] * size[1]
 
@@ -113,11 +115,12 @@ def table(distance: GroundDistance, epsilon: float, size: tuple[int, int], dtype
     solved = kernel[:, inner[0], inner[1]].flatten(1)
     ring = kernel.clone()
     ring[:, inner[0], inner[1]] = 0
-    first, second = zip(*PAIRS)
-    pairs = solved[list(first)] * solved[list(second)]
+    first, second = torch.tensor(PAIRS, device=device).unbind(1)
+    pairs = solved[first] * solved[second]
     return Table(
         x, y, inner, distance.cost(far[0]).flatten().to(dtype), kernel.flatten(1).to(dtype), (kernel * excess).flatten(1).to(dtype),
-        ring.flatten(1).T.contiguous().to(dtype), solved.to(dtype), pairs.to(dtype), (outer_y - 1, outer_x - 1), distance.limit)
+        ring.flatten(1).T.contiguous().to(dtype), solved.to(dtype), pairs.to(dtype), first, second,
+        (outer_y - 1, outer_x - 1), distance.limit)
 
 
 class Solution(NamedTuple):
@@ -144,8 +147,7 @@ def solve(cells: Tensor, unit: Tensor, mass: Tensor, table: Table, steps: int) -
     beyond = (1 - held).clamp(min=0)
     beyond_or_nothing = (beyond + torch.finfo(ring.dtype).tiny)[:, None]  # 1 is as good a mean as any where there is nothing outside
     mean = (ring + beyond_or_nothing) / (ring[:, :1] + beyond_or_nothing)
-    first, second = zip(*PAIRS)
-    mean_pairs = mean[:, list(first)] * mean[:, list(second)]
+    mean_pairs = mean.index_select(1, table.first) * mean.index_select(1, table.second)
     weight, look = mass, may_look(mass)
     for step in range(SINKHORN_STEPS + steps + 1):
         total = times(weight, table.solved)
@@ -163,7 +165,7 @@ def solve(cells: Tensor, unit: Tensor, mass: Tensor, table: Table, steps: int) -
             weight = mass / pulled
             continue
         exchange = times(ratio / total, table.pairs.T) + mean_pairs * (lump_ratio / lump_total)[:, None]
-        exchange = exchange * weight[:, list(first)] * weight[:, list(second)]
+        exchange = exchange * weight.index_select(1, table.first) * weight.index_select(1, table.second)
         weight = weight * newton_factor(exchange, missing)
     nearest = table.kernel[:, table.corner[0] * len(table.x) + table.corner[1]]
     return Solution(weight / (weight * nearest).sum(-1, keepdim=True), error, held, beyond)
@@ -236,7 +238,7 @@ def _some(maps: Tensor, note: Annotation, options: EMDOptions, window: Table, ou
     """(J,) loss without its weight, cost and marginal error of maps (B, K, H, W); the gradient goes to ``out`` (J N + 1,)."""
     view = look_at(note.dots, (maps.shape[2], maps.shape[3]), window)
     rule = options.supplier
-    supply = read_softmax(maps, view, options, rule.sharpness) if isinstance(rule, Softmax) else read_rule(maps, view, options)
+    supply = read_softmax(maps, view, options, rule.sharpness) if type(rule) is Softmax else read_rule(maps, view, options)
     cells = view.of(supply.masses)
     mass = unbiased_mass(view.mass, options.epsilon, options.ground_distance) if options.unbiased else view.mass
     found = solve(cells, supply.unit, mass, window, newton_steps(options.epsilon))
@@ -274,9 +276,9 @@ def _some(maps: Tensor, note: Annotation, options: EMDOptions, window: Table, ou
 
 
 def silence(gradient: Tensor, speaks: Tensor) -> Tensor:
-    """Rows (J, ...) of joints that do not speak (J,) set to 0, whatever they hold."""
+    """Maps (..., H, W) or rows (..., N) of joints that do not speak (...) set to 0, whatever they hold."""
     if not may_look(speaks):
-        return torch.where(speaks.view(-1, *[1] * (gradient.dim() - 1)), gradient, 0.0)
+        return torch.where(speaks.view(*speaks.shape, *[1] * (gradient.dim() - speaks.dim())), gradient, 0.0)
     if not speaks.all():
         gradient[~speaks] = 0
     return gradient
@@ -304,9 +306,10 @@ class View(NamedTuple):
 
 def look_at(dots: Tensor, size: tuple[int, int], table: Table) -> View:
     """Find the window of each dot (J, 2) on maps of this size (H, W)."""
-    largest, somewhere = dots.new_tensor([size[1] - 1, size[0] - 1]), dots.nan_to_num(nan=0.0)
-    near = torch.minimum((somewhere + 0.5).floor(), largest)
-    ahead = torch.where((somewhere >= near) & (near < largest), 1, -1)  # the square stays on the map
+    somewhere = dots.nan_to_num(nan=0.0)
+    near = clamp((somewhere + 0.5).floor(), size)
+    on_border = near == clamp(near + 1, size)
+    ahead = torch.where((somewhere >= near) & ~on_border, 1, -1)  # the square stays on the map
     off = (dots - near).abs()
     beside = torch.stack([1 - off, off], -1)  # (J, x and y, near and far)
     mass = (beside[:, 1, :, None] * beside[:, 0, None, :]).flatten(1)

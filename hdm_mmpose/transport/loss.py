@@ -99,8 +99,10 @@ class DotLoss(nn.Module):
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__()
-        self._numbers = torch.empty(0)
-        self.options = args[0] if args and isinstance(args[0], EMDOptions) else EMDOptions(*args, **options)
+        given = bool(args) and isinstance(args[0], EMDOptions)
+        if given and (options or len(args) > 1):
+            raise TypeError(f'an EMDOptions must come alone, got {[*args[1:], *options]} beside it: use its replace()')
+        self.options = args[0] if given else EMDOptions(*args, **options)
         self.keep_last_step = False  # set by hooks; costs the memory of one batch of heatmaps
         self.last_step: LastStep | None = None
 
@@ -115,9 +117,7 @@ class DotLoss(nn.Module):
         # compiled code reads these, and takes the numbers as a tensor whose values may change
         self._key, self._reduction, self._use_target_weight = options.key, options.reduction, options.use_target_weight
         self._loss_weight = options.loss_weight
-        if len(self._numbers):
-            self._numbers.copy_(options.numbers)
-        else:
+        with torch.inference_mode(False):  # a loss that was built in it can train later
             self._numbers = options.numbers
 
     def extra_repr(self) -> str:

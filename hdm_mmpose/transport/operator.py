@@ -42,7 +42,8 @@ def loss_of_joints(maps: Tensor, target: Tensor, weights: Tensor | None, numbers
 
 def path_of(maps: Tensor, options: EMDOptions) -> ModuleType:
     """``local`` or ``general``, which takes these maps in PyTorch."""
-    return local if local.is_local(options, compute_dtype(maps), (maps.shape[2], maps.shape[3])) else general
+    size = (maps.shape[2], maps.shape[3])
+    return local if maps.numel() and local.is_local(options, compute_dtype(maps), size) else general
 
 
 def forward(

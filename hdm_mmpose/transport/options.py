@@ -65,7 +65,7 @@ class EMDOptions:
         self._set('supplier', build_supplier(self.supplier))
         self._set('ground_distance', build_ground_distance(self.ground_distance))
         checks.one_of('solver', self.solver, SOLVERS)
-        checks.positive_int('num_iters', self.num_iters)
+        self._set('num_iters', checks.positive_int('num_iters', self.num_iters))
         checks.true_or_false('use_target_weight', self.use_target_weight)
         checks.true_or_false('subpixel', self.subpixel)
         checks.one_of('reduction', self.reduction, REDUCTIONS)
@@ -73,7 +73,8 @@ class EMDOptions:
         self._set('loss_weight', checks.not_negative('loss_weight', self.loss_weight))
         self._set('cross_entropy_blur', checks.not_negative('cross_entropy_blur', self.cross_entropy_blur))
         # unbiased demanders where they exist, a cross-entropy where it is finite
-        self._set('unbiased', self.objective == 'product' and self.subpixel if self.unbiased is None else self.unbiased)
+        unbiased = self.objective == 'product' and self.subpixel if self.unbiased is None else self.unbiased
+        self._set('unbiased', checks.true_or_false('unbiased', unbiased))
         weight = self.cross_entropy_weight
         weight = (0.5 if self.supplier.positive else 0.0) if weight is None else weight
         self._set('cross_entropy_weight', checks.not_negative('cross_entropy_weight', weight))
@@ -114,7 +115,7 @@ class EMDOptions:
         """
         return torch.tensor([
             self.epsilon, getattr(self.ground_distance, 'scale', math.inf), getattr(self.supplier, 'sharpness', 0.0),
-            self.cross_entropy_weight, self.cross_entropy_blur, -math.inf], dtype=torch.float64)
+            self.cross_entropy_weight, self.cross_entropy_blur, -math.inf], dtype=torch.float64, device='cpu')
 
     @classmethod
     def read(cls, key: str, numbers: Tensor) -> EMDOptions:

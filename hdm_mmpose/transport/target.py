@@ -58,12 +58,17 @@ def annotate(target: Tensor, weights: Tensor | None, options: EMDOptions, dtype:
         dots, valid, negative = target.to(dtype), asked, None
     if look and not dots[valid].isfinite().all():
         raise ValueError('target must be finite for every joint of positive weight, got NaN or infinity')
-    dots = dots if options.subpixel else nearest_cell(dots)
-    dots = torch.minimum(dots.clamp(min=0), dots.new_tensor([size[1] - 1, size[0] - 1]))
+    dots = torch.where(dots.isfinite(), dots, torch.nan)
+    dots = clamp(dots if options.subpixel else nearest_cell(dots), size)
     dots = torch.where(valid[..., None], dots, 0.0)
     if negative is not None:
         dots = dots.masked_fill(negative[..., None], torch.nan)
     return Annotation(dots.flatten(0, 1), valid.flatten(), torch.where(valid, weight, 0.0).flatten())
+
+
+def clamp(dots: Tensor, size: tuple[int, int]) -> Tensor:
+    """Dots (..., 2) moved to the outermost cell centres of a map (H, W) where they lie beyond; NaN stays."""
+    return torch.stack([dots[..., 0].clamp(0, size[1] - 1), dots[..., 1].clamp(0, size[0] - 1)], -1)
 
 
 def may_look(values: Tensor) -> bool:

@@ -98,6 +98,7 @@ def _moments(t, row, column):
 def _axis(x, size):
     """Of one coordinate: lower cell, share of the upper one; from the nearer of the two: where it is, direction and share of the
     other; first cell of the window."""
+    x = x + (x - x)  # an infinity, which no border stands for, is NaN
     x = tl.where(x < 0, 0.0, x)
     x = tl.where(x > size - 1, size - 1.0, x)
     low = tl.floor(x)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import importlib
 import math
 import pkgutil
@@ -12,6 +13,7 @@ import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -21,7 +23,7 @@ from hdm_mmpose import checks
 from hdm_mmpose.features import HAS_COMPILE, HAS_CUSTOM_OPERATORS, HAS_FUNC
 from hdm_mmpose.transport import DotLoss, EMDOptions, GroundDistance, SupplierRule, build_supplier, emd, general, local, read_target
 from hdm_mmpose.transport.operator import path_of
-from hdm_mmpose.transport.suppliers import Softplus
+from hdm_mmpose.transport.suppliers import SUPPLIERS, Softmax, Softplus
 from tests.transport.families import dot_map
 
 B, K, H, W = 2, 3, 26, 23
@@ -348,3 +350,99 @@ def test_the_examples_in_the_docstrings() -> None:
         for module, least in ((demanders, 1), (loss, 5), (suppliers, 2)):
             result = doctest.testmod(module, extraglobs={'torch': torch})
             assert result.failed == 0 and result.attempted >= least
+
+
+# ------------------------------------------------------------------------------------- where a look at the values would stall
+
+
+@pytest.fixture
+def blind(monkeypatch) -> None:
+    """The CPU does as a GPU does."""
+    for module in ('local', 'target'):
+        monkeypatch.setattr(f'hdm_mmpose.transport.{module}.may_look', lambda _: False)
+
+
+@pytest.mark.parametrize('distance', ['saturated', 'euclidean'])
+@pytest.mark.parametrize('batch', [1, 2])
+def test_gradients_do_not_depend_on_a_look_at_the_values(monkeypatch, distance, batch) -> None:
+    maps = torch.randn(batch, 3, 30, 26, generator=torch.Generator().manual_seed(1))
+    dots = 3 + 20 * torch.rand(batch, 3, 2, generator=torch.Generator().manual_seed(2))
+    weights = torch.ones(batch, 3)
+    weights[0, 1] = 0
+    gradients = []
+    for looks in (True, False):
+        if not looks:
+            for module in ('local', 'target'):
+                monkeypatch.setattr(f'hdm_mmpose.transport.{module}.may_look', lambda _: False)
+        leaf, joints = maps.clone().requires_grad_(), maps[0].clone().requires_grad_()
+        DotLoss(ground_distance=distance)(leaf, dots, weights).backward()
+        emd(joints, dots[0], EMDOptions(ground_distance=distance)).cost.sum().backward()
+        gradients.append((leaf.grad, joints.grad))
+    for looking, unseen in zip(*gradients):
+        assert unseen.shape == looking.shape
+        torch.testing.assert_close(unseen, looking, rtol=1e-5, atol=1e-7)
+
+
+def test_an_infinite_dot_is_no_border(blind) -> None:
+    loss = DotLoss()
+    loss.keep_last_step = True
+    value = loss(torch.zeros(1, 2, 64, 48), torch.tensor([[[float('inf'), 3.0], [5.0, 6.0]]]))
+    assert loss.last_step.dots[0, 0].isnan().any() and loss.last_step.dots[0, 1].isfinite().all()
+    assert value.isnan()
+
+
+@pytest.mark.parametrize('shape', [(0, 3), (2, 0)])
+def test_an_empty_batch_gives_zero(shape) -> None:
+    maps = torch.randn(*shape, 64, 48, requires_grad=True)
+    for target in (torch.zeros(*shape, 2), torch.zeros(*shape, 64, 48)):
+        value = DotLoss()(maps, target)
+        value.backward()
+        assert value == 0 and maps.grad.shape == maps.shape
+    assert emd(torch.zeros(0, 64, 48), torch.zeros(0, 2)).cost.shape == (0,)
+
+
+def test_options_may_change_between_forward_and_backward() -> None:
+    loss, maps, dots = DotLoss(), torch.randn(1, 2, 64, 48, requires_grad=True), torch.full((1, 2, 2), 9.3)
+    other = copy.copy(loss)
+    value = loss(maps, dots)
+    before = value.item()
+    other.options = other.options.replace(epsilon=0.2)
+    loss.options = loss.options.replace(epsilon=0.4)
+    value.backward()
+    loss.options = loss.options.replace(epsilon=0.5)
+    assert loss(maps, dots).item() == before != other(maps, dots).item()
+
+
+def test_a_loss_built_in_inference_mode_can_train() -> None:
+    with torch.inference_mode():
+        loss = DotLoss()
+    maps = torch.randn(1, 2, 64, 48, requires_grad=True)
+    loss(maps, torch.full((1, 2, 2), 9.3)).backward()
+    assert maps.grad.abs().max() > 0
+
+
+def test_a_rule_derived_from_softmax_is_computed_as_itself() -> None:
+    class HalfSharp(Softmax):
+        name = 'half_sharp'
+
+        def masses(self, heatmap: torch.Tensor) -> torch.Tensor:
+            return Softmax(self.sharpness / 2).masses(heatmap)
+
+        def masses_and_rate(self, heatmap: torch.Tensor) -> tuple:
+            return Softmax(self.sharpness / 2).masses_and_rate(heatmap)
+
+    try:
+        options = EMDOptions(supplier=HalfSharp(), cross_entropy_weight=0.0)
+        maps, dots = 0.2 * torch.randn(3, 64, 48), torch.full((3, 2), 9.3)
+        wanted = emd(maps, dots, EMDOptions(supplier=Softmax(10.0), cross_entropy_weight=0.0)).cost
+        torch.testing.assert_close(emd(maps, dots, options).cost, wanted, rtol=1e-5, atol=1e-6)
+    finally:
+        SUPPLIERS.pop('half_sharp')
+
+
+def test_options_come_alone_or_by_name() -> None:
+    with pytest.raises(TypeError, match='must come alone'):
+        DotLoss(EMDOptions(), epsilon=0.1)
+    with pytest.raises(ValueError, match='unbiased must be True or False'):
+        EMDOptions(unbiased='no')
+    assert EMDOptions(num_iters=np.int64(5)).num_iters == 5

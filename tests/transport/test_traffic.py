@@ -11,7 +11,8 @@ from hdm_mmpose.transport import DotLoss
 
 B, K = 6, 17
 VIEWS = ('view', '_unsafe_view', 'slice', 'select', 'expand', 'unsqueeze', 'squeeze', 't', 'transpose', 'permute', 'alias', 'detach',
-         'as_strided', 'unbind', 'split', 'empty', 'empty_like', 'new_empty', 'empty_strided', '_local_scalar_dense', 'new_empty_strided')
+         'as_strided', 'unbind', 'split', 'empty', 'empty_like', 'new_empty', 'empty_strided', '_local_scalar_dense', 'new_empty_strided',
+         '_reshape_alias')
 PICKING = ('gather', 'index_select', 'index', 'scatter_', 'scatter_add_', 'index_put_')  # touch what the index says, not the map
 
 
@@ -30,7 +31,7 @@ class Traffic(TorchDispatchMode):
             written = tensors([result])
             if name in PICKING:
                 index = max((each for each in read if each.dtype in (torch.int64, torch.bool)), key=Tensor.numel)
-                amount = index.nbytes + 2 * index.numel() * written[0].element_size()
+                amount = index.numel() * index.element_size() + 2 * index.numel() * written[0].element_size()
             else:
                 amount = sum(size(each) for each in (*read, *written))
             self.bytes[name] = self.bytes.get(name, 0) + amount
@@ -59,7 +60,7 @@ def maps_moved(height: int, width: int, loss) -> tuple[float, dict[str, float]]:
     loss(output, target, torch.ones(B, K))  # what all joints share is made once
     with Traffic() as traffic:
         loss(output, target, torch.ones(B, K)).backward()
-    one = output.nbytes
+    one = output.numel() * output.element_size()
     shares = {name: round(amount / one, 2) for name, amount in traffic.bytes.items() if amount > one / 20}
     return sum(traffic.bytes.values()) / one, shares
 
