@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 import yaml
 from PIL import Image
 
@@ -315,6 +316,10 @@ def test_an_interrupted_run_goes_on_from_its_checkpoint(tmp_path, data, monkeypa
     study_run.perform(whole, run)
     logged = [line['step'] for line in study_run.scalars(whole.folder(run)) if 'data_time' in line and 'loss' in line]
     assert logged == [1, 2, 3, 4, 5, 6]
+    straight = Study(tmp_path / 'small.yml', work_dir=str(tmp_path / 'straight'))
+    study_run.perform(straight, run)
+    stopped, whole_run = (torch.load(each.folder(run) / 'weights.pth', weights_only=True)['state_dict'] for each in (whole, straight))
+    assert all(torch.equal(tensor, whole_run[name]) for name, tensor in stopped.items())
 
 
 def test_no_run_starts_when_the_time_is_up(tmp_path, data, capsys):

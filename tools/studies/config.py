@@ -20,6 +20,7 @@ from mmengine.hub import get_config
 
 from tools import jobs
 from tools.studies.domains import DOMAINS
+from tools.studies.epoch_seed_hook import EpochSeedHook
 
 SUPERVISION_KEYS = {
     'title', 'like', 'recipe', 'codec', 'loss', 'udp', 'head', 'test_cfg', 'options', 'hooks', 'decoders', 'score_mode',
@@ -78,6 +79,7 @@ class Study:
             known('backbone', stage['backbones'], self.backbones, f'stage {name!r}')
             known('supervision', stage['supervisions'], self.supervisions, f'stage {name!r}')
             known('supervision', stage.get('finalists', []), stage['supervisions'], f"'finalists' of stage {name!r}")
+            known('supervision', stage.get('more_seeds', {}), stage['supervisions'], f"'more_seeds' of stage {name!r}")
             self._check_reference(name)
         self.comparisons = spec.get('comparisons') or {}
         known('stage', self.comparisons, self.stages, 'comparisons')
@@ -137,13 +139,19 @@ class Study:
         known('stage', stages or [], self.stages, 'the command line')
         chosen = {name: self.stages[name] for name in stages or self.stages}
         known('supervision', supervisions or [], {name for stage in chosen.values() for name in stage['supervisions']}, 'the command line')
-        known('seed', seeds or [], {seed for stage in chosen.values() for seed in stage['seeds']}, 'the command line')
+        known('seed', seeds or [], {seed for name in chosen for seed in self.seeds(name)}, 'the command line')
         for name, stage in chosen.items():
-            for seed in (seed for seed in stage['seeds'] if seeds is None or seed in seeds):
+            for seed in (seed for seed in self.seeds(name) if seeds is None or seed in seeds):
                 for backbone in stage['backbones']:
                     for supervision in stage['supervisions']:
-                        if supervisions is None or supervision in supervisions:
+                        if (supervisions is None or supervision in supervisions) and seed in self.seeds(name, supervision):
                             yield StudyRun(name, backbone, supervision, seed)
+
+    def seeds(self, stage: str, supervision: str | None = None) -> list[int]:
+        """The seeds of a stage: of one supervision, ``more_seeds`` of it included, or of all."""
+        spec = self.stages[stage]
+        more = [seed for name, seeds in spec.get('more_seeds', {}).items() if supervision in (None, name) for seed in seeds]
+        return list(dict.fromkeys([*spec['seeds'], *more]))
 
     def epochs(self, run: StudyRun) -> int:
         return max(1, round(self.stages[run.stage]['epochs'] * self.supervisions[run.supervision].get('epochs_share', 1)))
@@ -163,6 +171,7 @@ class Study:
         set_data_root(cfg, self.data_root)
         set_epochs(cfg, self.epochs(run), stage.get('validations', 10))
         supervise(cfg, supervision)
+        cfg.custom_hooks = [*cfg.custom_hooks, ConfigDict(type=EpochSeedHook.__name__)]
         cfg.randomness = dict(seed=run.seed)
         cfg.work_dir = str(self.folder(run))
         cfg.experiment_name = cfg.work_dir.replace('/', '_')
