@@ -88,13 +88,13 @@ def test_interval_is_that_of_the_mean_difference():
     base = rng.random(persons)
     one = {'mean_OKS': np.stack([base + gain, np.ones(persons)])}
     two = {'mean_OKS': np.stack([base, np.ones(persons)])}
-    found = pairs.differences([(one, two), (one, two)], draws=4000)
+    found = pairs.differences([(one, two)] * 3, draws=4000)
     metric = found['metrics']['mean_OKS']
     half = 1.96 * gain.std() / np.sqrt(persons)
-    assert metric['difference'] == pytest.approx(gain.mean()) and metric['seeds'] == pytest.approx([gain.mean()] * 2)
+    assert metric['difference'] == pytest.approx(gain.mean()) and metric['seeds'] == pytest.approx([gain.mean()] * 3)
     np.testing.assert_allclose(metric['interval'], [gain.mean() - half, gain.mean() + half], atol=0.1 * half)
-    np.testing.assert_allclose(metric['with_seeds'], metric['interval'])  # two seeds that say the same
-    assert pairs.excludes_zero(metric) and found['persons'] == persons
+    np.testing.assert_allclose(metric['with_seeds'], metric['interval'])  # seeds that say the same
+    assert pairs.claimed(metric) and found['persons'] == persons
 
 
 def test_seeds_that_disagree_widen_the_second_interval_alone():
@@ -105,7 +105,14 @@ def test_seeds_that_disagree_widen_the_second_interval_alone():
     assert metric['difference'] == pytest.approx(0.1)
     np.testing.assert_allclose(metric['interval'], 0.1, atol=1e-9)  # all persons gain the same
     np.testing.assert_allclose(metric['with_seeds'], [-0.1, 0.3])
-    assert not pairs.excludes_zero({'interval': [-0.1, 0.3]})
+    assert not pairs.claimed(metric)
+
+
+@pytest.mark.parametrize(('interval', 'seeds', 'wanted'), [
+    ([0.1, 0.5], [0.2, 0.3, 0.4], True), ([-0.5, -0.1], [-0.2, -0.3, -0.4], True), ([-0.1, 0.5], [0.2, 0.3, 0.4], False),
+    ([0.1, 0.5], [0.2, -0.1, 0.8], False), ([0.1, 0.5], [0.2, 0.3], False)])
+def test_a_claim_needs_three_pairs_of_one_sign_and_an_interval_over_them(interval, seeds, wanted):
+    assert pairs.claimed({'interval': [0.2, 0.3], 'with_seeds': interval, 'seeds': seeds}) is wanted
 
 
 def test_pictures_of_one_person_are_drawn_together(tmp_path):
@@ -120,6 +127,7 @@ def test_pictures_of_one_person_are_drawn_together(tmp_path):
     np.testing.assert_allclose(together, [gain.mean() - half, gain.mean() + half], atol=0.1 * half)
     assert np.diff(together) / np.diff(each) == pytest.approx(np.sqrt(8), rel=0.1)
     assert face_people(people(tmp_path, 5, 68, seed=1, noise=1.0)[1]).tolist() == [0, 1, 1, 2, 2]
+    assert (DOMAINS['persons'].primary, DOMAINS['faces'].primary) == ('AP', 'NME')
     assert DOMAINS['faces'].people is face_people and DOMAINS['persons'].people is None
 
 

@@ -1,6 +1,7 @@
 """The pretrained studies: their configs, the people that only finalists are read on, paired differences on their pages."""
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -99,6 +100,32 @@ def test_searches_have_equal_budgets_and_what_is_best_starts_from_their_middle(f
         cfg = whole.config(run)
         assert cfg.optim_wrapper.optimizer.lr in (0.001, 0.002, 0.004) and whole.is_finalist(run)
     assert set(whole.stages['final']['seeds']) >= {0, 1, 2}
+    counts = {name: len(whole.seeds('final', name)) for name in whole.stages['final']['supervisions']}
+    assert {name for name, count in counts.items() if count == 5} == {'ce_best', 'emd_ce_best'}
+    assert sum(counts.values()) == len(list(whole.runs(['final'])))
+
+
+def leaves(spec):
+    return {(key, *rest) for key, value in spec.items() for rest in (leaves(value) if isinstance(value, dict) else [()])}
+
+
+def test_faces_choose_for_themselves_whatever_was_chosen_for_persons():
+    persons, faces = (yaml.safe_load(file.read_text()) for file in (PERSONS, FACES))
+    assert {name: leaves(spec) for name, spec in persons['best'].items()} == {name: leaves(spec) for name, spec in faces['best'].items()}
+    for row in SEARCHED:  # and every width that the search varies is among them
+        for name in (f'{row}_narrow', f'{row}_wide'):
+            varied = {key for key in leaves(persons['supervisions'][name]) if key[0] in ('codec', 'loss')}
+            assert varied and varied <= leaves(persons['best'][row]), name
+
+
+@pytest.mark.parametrize('file', [PERSONS, FACES], ids=['persons', 'faces'])
+def test_titles_say_the_widths_of_the_configs(file):
+    whole = Study(file)
+    for name in {run.supervision for run in whole.runs()}:
+        spec = whole.supervisions[name]
+        blur, sigma = (re.search(pattern, spec['title']) for pattern in (r'blurred by ([\d.]+)', r'sigma ([\d.]+)'))
+        assert (spec.get('loss') or {}).get('cross_entropy_blur', 0) == (float(blur[1]) if blur else 0), name
+        assert not sigma or spec['codec']['sigma'] == float(sigma[1]), name
 
 
 def test_two_studies_have_two_names():

@@ -200,7 +200,7 @@ def run_compare(args: argparse.Namespace) -> int:
     study = Study(args.study, args.data_root, args.work_dir)
     compared = [each for each in compare(study, args.part) if args.stage is None or each['stage'] in args.stage]
     for stage in dict.fromkeys((each['stage'], each['backbone']) for each in compared):
-        print(f'{" ".join(stage)}, {args.part}: 95 % intervals over people, (lowest and highest seed)')
+        print(f'{" ".join(stage)}, {args.part}: 95 % intervals over people and seeds, (lowest and highest seed)')
         print(pairs_table(study, [each for each in compared if (each['stage'], each['backbone']) == stage]))
     return 0
 

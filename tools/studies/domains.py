@@ -54,6 +54,11 @@ class Domain:
     people: Callable[[Path], np.ndarray] | None = None
 
     @property
+    def primary(self) -> str:
+        """The one metric that choices and claims are made by."""
+        return next(iter(self.columns))
+
+    @property
     def logged(self) -> str:
         """The name under which the main metric is logged."""
         return next(iter(self.curve))

@@ -3,7 +3,7 @@
 A difference is that of two readings under the same seed, averaged over the seeds that both have. Its 95 % interval is a
 bootstrap over people, each with all of his pictures: the same sample of people for both rows and all seeds. ``seeds`` holds
 the difference of each pair, and ``with_seeds`` the interval when the pairs are drawn again too, which is the wider one. A gain
-is claimed where ``interval`` excludes zero.
+is claimed by :func:`claimed`.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from tools.studies.domains import RECALLS
 
 DRAWS = 1000
 INTERVAL = (2.5, 97.5)  # percentiles
+PAIRS = 3  # of seeds, at least, for a claim
 
 
 def compare(study: Study, part: str = 'test') -> list[dict]:
@@ -47,7 +48,7 @@ def compare(study: Study, part: str = 'test') -> list[dict]:
 def contributions(study: Study, stage: str, backbone: str, rows: Sequence[tuple[str, str]], part: str) -> dict[int, list[Mapping]]:
     """What each person contributes to the metrics of both rows, by the seeds for which both have predictions."""
     found = {}
-    for seed in study.stages[stage]['seeds']:
+    for seed in study.seeds(stage):
         files = [study.predictions(StudyRun(stage, backbone, supervision, seed), decoder, part) for supervision, decoder in rows]
         if all(file.exists() for file in files):
             found[seed] = [study.domain.contributions(file, study.annotations(part)) for file in files]
@@ -116,7 +117,7 @@ def interval(draws: np.ndarray) -> list[float]:
     return [float(bound) for bound in np.percentile(draws, INTERVAL)]
 
 
-def excludes_zero(metric: Mapping) -> bool:
-    """Whether a difference may be claimed."""
-    low, high = metric['interval']
-    return low > 0 or high < 0
+def claimed(metric: Mapping) -> bool:
+    """Whether a difference may be claimed: enough pairs, all of one sign, and the interval over people and pairs excludes zero."""
+    low, high = metric['with_seeds']
+    return len(metric['seeds']) >= PAIRS and len(set(np.sign(metric['seeds']))) == 1 and (low > 0 or high < 0)

@@ -13,7 +13,7 @@ from tools.analysis_tools.loss_vs_metric import summary
 from tools.pages import table, write_block
 from tools.studies.config import Study, known
 from tools.studies.headline import Headline, page
-from tools.studies.pairs import compare, excludes_zero
+from tools.studies.pairs import PAIRS, claimed, compare
 from tools.studies.plots import plot_changes, plot_curves, plot_pck
 from tools.studies.records import (
     by_supervision,
@@ -123,8 +123,10 @@ def test_section(study: Study, records: list[dict], folder: Path) -> list[str]:
     stage, backbone = tested[0]['stage'], tested[0]['backbone']
     compared = [each for each in kept_comparisons(study, folder) if (each['stage'], each['backbone']) == (stage, backbone)]
     if compared:
-        lines += [f'First row minus second on the same {compared[0]["people"]} people: 95 % intervals over people, in bold '
-                  'where they exclude zero; in brackets the lowest and highest pair of seeds.', '', pairs_table(study, compared), '']
+        lines += [f'First row minus second on the same {compared[0]["people"]} people: 95 % intervals over people and seeds, in round '
+                  'brackets the lowest and highest pair of seeds. Bold is what may be claimed: the interval excludes zero, and at least '
+                  f'{PAIRS} pairs all have one sign. {study.domain.columns[study.domain.primary]} decides; the other metrics describe.', '',
+                  pairs_table(study, compared), '']
     return lines
 
 
@@ -149,11 +151,11 @@ def pairs_table(study: Study, compared: list[dict]) -> str:
 
 def difference(found: dict, metric: str) -> str:
     """Such as ``**+1.2** [+0.8, +1.5] (+1.1, +1.4)``."""
-    low, high = (figure(bound, metric, signed=True) for bound in found['interval'])
+    low, high = (figure(bound, metric, signed=True) for bound in found['with_seeds'])
     seeds = sorted(found['seeds'])
     middle = figure(found['difference'], metric, signed=True)
     between = f' ({figure(seeds[0], metric, signed=True)}, {figure(seeds[-1], metric, signed=True)})' if len(seeds) > 1 else ''
-    return f'{f"**{middle}**" if excludes_zero(found) else middle} [{low}, {high}]{between}'
+    return f'{f"**{middle}**" if claimed(found) else middle} [{low}, {high}]{between}'
 
 
 def reading_title(study: Study, name: str) -> str:
