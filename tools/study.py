@@ -2,7 +2,7 @@
 
     python tools/study.py list   configs/lspet/study.yml
     python tools/study.py run    configs/lspet/study.yml --stage screen --jobs 3 --until 16:00
-    python tools/study.py run    configs/lspet/study_pretrained.yml --stage final --only default --seeds 0   # one row and seed
+    python tools/study.py run    configs/lspet/study_pretrained.yml --stage final --only emd_ce_best --seeds 0   # one row and seed
     python tools/study.py test   configs/lspet/study_pretrained.yml --jobs 2     # the finalists, on people no choice has seen
     python tools/study.py report --out docs/evidence.md configs/lspet/study.yml configs/lspet/study_reduced.yml
 

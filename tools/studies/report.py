@@ -131,12 +131,16 @@ def test_section(study: Study, records: list[dict], folder: Path) -> list[str]:
 
 
 def kept_comparisons(study: Study, folder: Path) -> list[dict]:
-    """The comparisons on test: of the predictions where they are, else as kept in ``<study>_pairs.json``."""
+    """The comparisons on test: each of the predictions where they are, else as kept in ``<study>_pairs.json``."""
     file = folder / f'{study.name}_pairs.json'
-    found = [rounded(each) for each in compare(study)]
-    if found:
-        jobs.write_whole(file, '[\n' + ',\n'.join(map(json.dumps, found)) + '\n]\n')
-    return json.loads(file.read_text()) if file.exists() else []
+    before, now = json.loads(file.read_text()) if file.exists() else [], [rounded(each) for each in compare(study)]
+    found = {tuple(each[key] for key in ('stage', 'backbone', 'first', 'second')): each for each in (*before, *now)}
+    asked = [(stage, backbone, *pair) for stage, pairs in study.comparisons.items()
+             for backbone in study.stages[stage]['backbones'] for pair in pairs]
+    kept = [found[key] for key in asked if key in found]
+    if now:
+        jobs.write_whole(file, '[\n' + ',\n'.join(map(json.dumps, kept)) + '\n]\n')
+    return kept
 
 
 def pairs_table(study: Study, compared: list[dict]) -> str:
