@@ -128,6 +128,50 @@ def test_titles_say_the_widths_of_the_configs(file):
         assert not sigma or spec['codec']['sigma'] == float(sigma[1]), name
 
 
+@pytest.mark.parametrize('file', [PERSONS, FACES], ids=['persons', 'faces'])
+def test_what_was_not_searched_follows_what_was(tmp_path, file):
+    rates = {'mse': 0.011, 'ce': 0.012}
+    best = yaml.safe_load(file.read_text())['best']
+    changed = file.read_text()
+    for row, rate in rates.items():
+        options = 'options: &{}_rate {{<<: *base}}' if file is PERSONS else 'options: &{}_rate {{optim_wrapper.optimizer.lr: 0.002}}'
+        assert options.format(row) in changed and 'options' in best[row]
+        changed = changed.replace(options.format(row), f'options: &{row}_rate {{optim_wrapper.optimizer.lr: {rate}}}')
+    (tmp_path / 's.yml').write_text(changed.replace('extends: ', f'extends: {file.parent}/'))
+    whole = Study(tmp_path / 's.yml')
+    for name, row in (('simcc', 'ce'), ('rle', 'mse'), ('ipr_debias', 'ce'), ('dsnt', 'ce'), ('dark_best', 'mse')):
+        assert whole.supervisions[name]['options']['optim_wrapper.optimizer.lr'] == rates[row], name
+    assert 'paper_best' in whole.stages['final']['finalists'] and 'finalists' not in whole.stages['paper']
+
+
+def test_the_larger_size_keeps_the_widths_in_proportion_and_the_leads_are_alike():
+    whole = Study(PERSONS)
+    for row in ('mse', 'dark', 'udp'):
+        assert whole.supervisions[f'{row}_larger']['codec']['sigma'] == 1.5 * whole.supervisions[f'{row}_best']['codec']['sigma']
+    assert whole.stages['larger']['seeds'] == [0, 1, 2] == whole.seeds('twice', 'mse_best') == whole.seeds('twice', 'emd_ce_best')
+    for sharpness in (5, 10):
+        ce, emd_ce = (whole.supervisions[f'{prefix}softmax_{sharpness}'] for prefix in ('ce_', ''))
+        assert ce['codec'] == emd_ce['codec'] and ce['loss']['supplier'] == emd_ce['loss']['supplier']
+        assert ce['loss']['cross_entropy_weight'] == whole.supervisions['ce']['loss']['cross_entropy_weight']
+
+
+def test_comparisons_made_elsewhere_are_kept(tmp_path, monkeypatch):
+    whole = Study(PERSONS)
+    pairs = [{'stage': 'final', 'backbone': 'effnet-lite0', 'first': 'emd_ce_best/mode', 'second': second, 'difference': number}
+             for number, second in enumerate(('mse_best/dark', 'ce_best/mode', 'gone/mode'))]
+    (tmp_path / 'study_pretrained_pairs.json').write_text(json.dumps(pairs))
+    monkeypatch.setattr(report, 'compare', lambda _: [{**pairs[1], 'difference': 9}])
+    assert report.kept_comparisons(whole, tmp_path) == [pairs[0], {**pairs[1], 'difference': 9}]
+    monkeypatch.setattr(report, 'compare', lambda _: [])
+    assert report.kept_comparisons(whole, tmp_path) == [pairs[0], {**pairs[1], 'difference': 9}]
+
+
+@pytest.mark.parametrize('command', re.findall(r'study\.py run +(\S+) (.*?) +#', study.__doc__))
+def test_commands_of_the_docstring_name_what_exists(command):
+    args = study.build_parser().parse_args(['run', command[0], *command[1].split()])
+    assert list(Study(args.study).runs(args.stage, args.only, args.seeds))
+
+
 def test_two_studies_have_two_names():
     assert len({Study(file).name for file in (PERSONS, FACES)}) == 2  # of their records
 
