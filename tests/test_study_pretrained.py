@@ -9,7 +9,7 @@ import pytest
 import yaml
 from PIL import Image
 
-from tools import study
+from tools import jobs, study
 from tools.studies import report
 from tools.studies.config import Study, StudyRun
 
@@ -256,7 +256,7 @@ def test_the_hours_left_are_those_of_the_epochs_left(tmp_path):
     assert study.hours_left(small, runs[:1]) == '0 of 1 to do: 0.0 hours of training, one at a time'
 
 
-def test_a_finalist_from_training_to_its_page(tmp_path, faces, capsys):
+def test_a_finalist_from_training_to_its_page(tmp_path, faces, capsys, monkeypatch):
     file = small_study(tmp_path, faces)
     for name in ('emd_ce_best', 'mse_best'):
         assert study.main(['one', str(file), f'only/effnet-lite0/{name}/seed0']) == 0
@@ -281,6 +281,15 @@ def test_a_finalist_from_training_to_its_page(tmp_path, faces, capsys):
     assert 'Finalists, read once on people that no choice has seen' in text
     assert 'EMD + CE / blurred mode - Gaussian MSE / DARK' in text and 'EMD + CE / blurred mode - Gaussian MSE / DARK' in printed
     assert report.figure(tested['decoders']['dark']['NME'], 'NME') in text
+
+    record, = (each for each in json.loads((page.with_suffix('') / 'small.json').read_text()) if each['supervision'] == 'mse_best')
+    assert record['test_commit'] == tested['commit']
+    first, = json.loads((folder / 'origins.json').read_text())
+    assert set(first) == {'commit', 'threads', 'train', 'val', 'test'}
+    monkeypatch.setattr(jobs, 'commit', lambda: 'another')
+    for flags in ([], ['--test']):
+        with pytest.raises(SystemExit, match="was begun with commit '.*', now 'another'"):
+            study.main(['one', str(file), 'only/effnet-lite0/mse_best/seed0', *flags])
 
     for part in ('test', ''):  # records and comparisons outlive the predictions
         for predictions in (tmp_path / 'runs').glob(f'only/*/*/*/predictions/{part}/*.json'):

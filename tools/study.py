@@ -72,7 +72,7 @@ def run_one(args: argparse.Namespace) -> int:
     run = next((run for run in study.runs() if run.name == args.run), None)
     if run is None:
         raise SystemExit(f'{args.study} has no run {args.run!r}; see `study.py list`')
-    (perform_test if args.test else perform)(study, run)
+    (perform_test if args.test else perform)(study, run, args.other_commit)
     return 0
 
 
@@ -161,6 +161,7 @@ def launch_test(study: Study, run: StudyRun, args: argparse.Namespace, deadline:
 def in_child(study: Study, run: StudyRun, args: argparse.Namespace, deadline: float, *flags: str) -> str:
     """Do `study.py one` in a process of its own; why it did not succeed, empty if it did."""
     command = [sys.executable, str(Path(__file__).resolve()), 'one', str(args.study.resolve()), run.name, *flags]
+    command += ['--other-commit'] if args.other_commit else []
     for flag, value in (('--data-root', args.data_root), ('--work-dir', args.work_dir)):
         command += [flag, value] if value else []
     print(f'{time.strftime("%H:%M:%S")} {" ".join([run.name, *flags])}', flush=True)
@@ -227,6 +228,8 @@ def build_parser() -> argparse.ArgumentParser:
         command = commands.add_parser(name, help=text, parents=[common])
         command.add_argument('study', type=Path)
         command.set_defaults(run_command=run)
+        if name in ('run', 'test', 'one'):
+            command.add_argument('--other-commit', action='store_true', help='go on with what another commit, or other data, began')
         if name == 'one':
             command.add_argument('run', help='name of the run')
             command.add_argument('--test', action='store_true', help='read its weights on test; for finalists')

@@ -32,7 +32,8 @@ def gather(study: Study, folder: Path) -> list[dict]:
         result = study.folder(run) / 'result.json'
         if result.exists():
             tested = study.folder(run) / 'test.json'
-            readings = {'test': json.loads(tested.read_text())['decoders']} if tested.exists() else {}
+            test = json.loads(tested.read_text()) if tested.exists() else {}
+            readings = {'test': test['decoders'], 'test_commit': test['commit']} if test else {}
             # as kept, so that pages made again from what is kept are the same
             record = rounded({**json.loads(result.read_text()), **readings})
             records[name_of(record)] = record

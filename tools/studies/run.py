@@ -7,6 +7,7 @@ The run's work dir is an ordinary MMEngine work dir. Besides it holds ``weights.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import platform
 import statistics
@@ -25,18 +26,18 @@ from tools.studies.config import Study, StudyRun, fingerprint
 PACKAGES = ('torch', 'mmengine', 'mmcv', 'mmcv-lite', 'mmpose', 'numpy')
 
 
-def perform(study: Study, run: StudyRun) -> dict:
-    """Train and measure one run, resuming what is there.
+def perform(study: Study, run: StudyRun, other_commit: bool = False) -> dict:
+    """Train and measure one run, resuming what is there; ``other_commit`` lets it go on with what another commit began.
 
     Returns:
         What ``result.json`` holds.
 
     Raises:
-        SystemExit: the work dir holds a run with other settings.
+        SystemExit: the work dir holds a run with other settings, or of another commit, data or pretrained weights.
     """
     set_threads(study)
     folder, cfg = study.folder(run), study.config(run)
-    claim(folder, fingerprint(cfg))
+    claim(folder, fingerprint(cfg), origin(study, cfg), other_commit)
     about = describe(study, run, cfg)  # before: the checkout may move on while it trains
     weights = folder / 'weights.pth'
     if not weights.exists():
@@ -52,7 +53,7 @@ def perform(study: Study, run: StudyRun) -> dict:
     return result
 
 
-def perform_test(study: Study, run: StudyRun) -> dict:
+def perform_test(study: Study, run: StudyRun, other_commit: bool = False) -> dict:
     """Read a finalist's weights on the people that no choice has seen.
 
     Returns:
@@ -60,13 +61,15 @@ def perform_test(study: Study, run: StudyRun) -> dict:
 
     Raises:
         ValueError: the run is not marked as a finalist.
-        SystemExit: it has not been trained.
+        SystemExit: it has not been trained, or not with these settings, or not by this commit and on these data.
     """
     set_threads(study)
     folder = study.folder(run)
     weights = folder / 'weights.pth'
     if not (folder / 'result.json').exists() or not weights.exists():
         raise SystemExit(f'{run.name} has no result and weights in {folder}: `study.py run` first')
+    cfg = study.config(run)
+    claim(folder, fingerprint(cfg), origin(study, cfg), other_commit)
     readings = {name: read_with(study, run, name, weights, 'test') for name in study.decoders(run)}
     result = {'decoders': readings, 'commit': jobs.commit(), 'finished': time.strftime('%Y-%m-%d %H:%M:%S')}
     jobs.write_whole(folder / 'test.json', json.dumps(result, indent=1))
@@ -79,13 +82,30 @@ def set_threads(study: Study) -> None:
         torch.set_num_threads(study.threads)
 
 
-def claim(folder: Path, mark: str) -> None:
-    """Make the folder this run's, or see that it already is."""
+def claim(folder: Path, mark: str, now: dict[str, Any], other_commit: bool = False) -> None:
+    """Make the folder this run's, or see that it already is, and ``now`` where it comes from (:func:`origin`)."""
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / 'fingerprint'
     if file.exists() and file.read_text() != mark:
         raise SystemExit(f'{folder} holds a run with other settings: remove it, or give the changed supervision another name')
+    kept = folder / 'origins.json'
+    before = json.loads(kept.read_text()) if kept.exists() else []
+    changed = jobs.differences(before[-1], now) if before else []
+    if changed and not other_commit:
+        raise SystemExit(f'{folder} was begun with {"; ".join(changed)}: remove it, or go on all the same with --other-commit')
     file.write_text(mark)
+    if changed or not before:
+        jobs.write_whole(kept, json.dumps([*before, now], indent=1))
+
+
+def origin(study: Study, cfg: Config) -> dict[str, Any]:
+    """Commit, threads, and hashes of the annotations and of the weights that a run starts from."""
+    files = {part: study.annotations(part) for part in ('train', 'val', 'test')}
+    start = cfg.model.backbone.get('init_cfg')
+    if isinstance(start, dict) and start.get('checkpoint'):
+        files['weights'] = Path(start['checkpoint'])
+    hashes = {name: hashlib.sha256(file.read_bytes()).hexdigest()[:16] for name, file in files.items() if file.is_file()}
+    return {'commit': jobs.commit(), 'threads': study.threads, **hashes}
 
 
 def train(cfg: Config, weights: Path) -> None:
