@@ -77,9 +77,13 @@ def naive_demander(dots: Tensor, size: tuple[int, int]) -> Demanders:
         dots: (J, 2) dots in heatmap cells, x then y; half-way ones go to the larger cell, those outside to the border.
         size: (H, W) of the heatmap.
     """
-    nearest = nearest_cell(dots)
-    cell = torch.stack([nearest[:, axis].clamp(0, size[1 - axis] - 1) for axis in (0, 1)], dim=-1)
+    cell = clamp(nearest_cell(dots), size)
     return Demanders(cell[:, None, :], torch.ones_like(cell[:, :1]))
+
+
+def clamp(dots: Tensor, size: tuple[int, int]) -> Tensor:
+    """Dots (..., 2) moved to the outermost cell centres of a map (H, W) where they lie beyond; NaN stays."""
+    return torch.stack([dots[..., 0].clamp(0, size[1] - 1), dots[..., 1].clamp(0, size[0] - 1)], -1)
 
 
 def nearest_cell(dots: Tensor) -> Tensor:

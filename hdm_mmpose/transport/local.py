@@ -25,12 +25,12 @@ import torch
 from torch import Tensor
 
 from .companion import dot_masses
-from .demanders import unbiased_mass
+from .demanders import clamp, unbiased_mass
 from .gradient import SMALLEST
 from .ground_distance import GroundDistance
 from .options import EMDOptions
 from .suppliers import Softmax, compute_dtype
-from .target import Annotation, annotate, clamp, may_look
+from .target import Annotation, annotate, may_look
 
 FAR = 1.2e-7  # of the limit: what float32 does not see
 MEAN = 0.0135  # of epsilon: differences of cost that their mean may stand for

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from hdm_mmpose import checks
 
-from .demanders import nearest_cell
+from .demanders import clamp, nearest_cell
 from .options import EMDOptions
 from .suppliers import EMPTY, compute_dtype
 
@@ -64,11 +64,6 @@ def annotate(target: Tensor, weights: Tensor | None, options: EMDOptions, dtype:
     if negative is not None:
         dots = dots.masked_fill(negative[..., None], torch.nan)
     return Annotation(dots.flatten(0, 1), valid.flatten(), torch.where(valid, weight, 0.0).flatten())
-
-
-def clamp(dots: Tensor, size: tuple[int, int]) -> Tensor:
-    """Dots (..., 2) moved to the outermost cell centres of a map (H, W) where they lie beyond; NaN stays."""
-    return torch.stack([dots[..., 0].clamp(0, size[1] - 1), dots[..., 1].clamp(0, size[0] - 1)], -1)
 
 
 def may_look(values: Tensor) -> bool:
